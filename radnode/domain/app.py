@@ -1,0 +1,83 @@
+"""The contract between radnode and an app: about 15 lines of the author's, typed options, plain values as results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from radnode.domain.errors import OptionsError
+from radnode.domain.results import Result
+from radnode.domain.study import Series, Study
+
+__all__ = ["App", "AppOptions", "Field", "Resources"]
+
+
+class AppOptions(BaseModel):
+    """Base of an app's options: typed, validated when `routing.yaml` is read, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+OptionsT = TypeVar("OptionsT", bound=AppOptions)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job of an app needs. The node holds it to them."""
+
+    cpu: int = 1
+    """Cores."""
+    gpu: int = 0
+    """GPU slots; a job with any goes to the queue `gpu`."""
+    memory: int = 4096
+    """MiB of address space; more ends the job."""
+    timeout: float = 600.0
+    """Seconds; a job that takes longer is killed."""
+
+    @property
+    def queue(self) -> str:
+        return "gpu" if self.gpu else "cpu"
+
+
+class App(Generic[OptionsT]):
+    """Turns a Series or a Study into Results. Subclass it, name it, give it a `process`."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    resources: ClassVar[Resources] = Resources()
+    description: ClassVar[str] = ""
+
+    def load(self) -> None:
+        """Runs once per process, before the first job: the place to load a model."""
+
+    def process(self, series: Any, options: OptionsT) -> Iterable[Result]:
+        """Yields results for `series`: a Series, or a Study where the rule has `level: study`.
+
+        Raises Declined where the input does not suit. Any other exception fails the job.
+        """
+        raise NotImplementedError(f"app {self.name!r} has no process()")
+
+    @classmethod
+    def options_type(cls) -> type[AppOptions]:
+        """The options class given in `App[...]`; AppOptions itself (no options) where none was."""
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in getattr(base, "__args__", ()):
+                if isinstance(argument, type) and issubclass(argument, AppOptions):
+                    return argument
+        return AppOptions
+
+    @classmethod
+    def parse_options(cls, given: dict[str, Any]) -> AppOptions:
+        """Options from text or typed values. Raises OptionsError naming each option at fault."""
+        try:
+            return cls.options_type().model_validate(given)
+        except ValidationError as error:
+            known = ", ".join(cls.options_type().model_fields) or "none"
+            faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise OptionsError(f"app {cls.name!r}: {faults}", remedy=f"options of {cls.name}: {known}") from None
+
+
+Input = Series | Study

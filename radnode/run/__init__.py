@@ -1,0 +1,1 @@
+"""The long-lived parts: receiver, core, worker, runner, supervisor."""

@@ -1,0 +1,175 @@
+"""`.env` and the environment -> one frozen Settings. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from radnode.domain.errors import SettingsError
+
+_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _setting(default: str, doc: str, *, secret: bool = False) -> Any:
+    return field(metadata={"default": default, "doc": doc, "secret": secret})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field per setting; its variable is the field's name in capitals, `RADNODE_` before it unless it ends in URL."""
+
+    home: Path = _setting("./var", "Folder of the spool, the ledger, logs and the embedded Valkey.")
+    aet: tuple[str, ...] = _setting("RADNODE", "AE title, or several separated by commas: the called title is a condition.")
+    host: str = _setting("0.0.0.0", "Address the DICOM port listens on.")  # noqa: S104 - the DICOM port is the one public door
+    port: int = _setting("11112", "DICOM port.")
+    tz: str = _setting("", "Time zone (`Europe/Berlin`) of `run_between` and of times in results; empty: the system's.")
+    routing: Path = _setting("routing.yaml", "The routing file.")
+    apps: Path = _setting("apps", "Folder whose folders and modules are apps.")
+    http_host: str = _setting("127.0.0.1", "Address of `/metrics`, `/healthz` and `/readyz`, served by core.")
+    http_port: int = _setting("8104", "Port of the same; 0 turns it off.")
+    receivers: int = _setting(str(_CPUS), "Receiver processes.")
+    workers: int = _setting(str(_CPUS), "Jobs that run at once.")
+    durability: str = _setting("fsync", "`fsync`: an instance is on the disk before it is acknowledged; `flush`: in the system's cache.")
+    max_pdu: int = _setting("1048576", "Largest PDU the receiver offers to take, in bytes.")
+    max_associations: int = _setting("128", "Associations open at once, over all receivers.")
+    log_level: str = _setting("info", "`debug`, `info`, `warning` or `error`; patient data appears at `debug` only.")
+    log_format: str = _setting("auto", "`human`, `json`, or `auto`: human in a terminal, JSON otherwise.")
+    redis_url: str = _setting("", "Redis or Valkey; empty: an embedded one.", secret=True)
+    database_url: str = _setting("", "PostgreSQL (`postgresql://…`); empty: SQLite in `RADNODE_HOME`.", secret=True)
+
+    @property
+    def spool(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def run(self) -> Path:
+        """Locks, flush marks, sockets and metric files of the running parts."""
+        return self.home / "run"
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        return ZoneInfo(self.tz) if self.tz else None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return name.upper() if name.endswith("_url") else f"RADNODE_{name.upper()}"
+
+
+def secret_variables() -> frozenset[str]:
+    """Variables an app's process must never see."""
+    fields = Settings.__dataclass_fields__.values()
+    names = {variable(each.name) for each in fields if each.metadata["secret"]}
+    return frozenset(names | {f"{name}_FILE" for name in names})
+
+
+def load(environment: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) -> Settings:
+    """Settings from the environment, which wins, and `.env`. Raises SettingsError naming the variable and its place."""
+    given = _read_dotenv(dotenv)
+    given |= {k: (v, "environment") for k, v in (os.environ if environment is None else environment).items()}
+    known = {variable(name): name for name in Settings.__dataclass_fields__}
+    _refuse_unknown(given, known)
+    values = {name: _value(name, variable(name), given) for name in Settings.__dataclass_fields__}
+    return _checked(Settings(**values))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for a part started as a process of its own."""
+    values = {variable(name): getattr(settings, name) for name in Settings.__dataclass_fields__}
+    return {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in values.items()}
+
+
+def inherited(*, without: frozenset[str] = frozenset()) -> dict[str, str]:
+    """This process' environment less the variables named."""
+    return {key: value for key, value in os.environ.items() if key not in without}
+
+
+def _read_dotenv(path: Path) -> dict[str, tuple[str, str]]:
+    """Variable -> (value, `file:line`)."""
+    if not path.exists():
+        return {}
+    try:
+        bindings = list(parse_stream(StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", remedy="make it a readable UTF-8 text file") from None
+    for each in bindings:
+        if each.error:
+            text = each.original.string.strip()
+            raise SettingsError(f"{path}:{each.original.line}: not understood: {text!r}", remedy="write NAME=value")
+    lines = {each.key: each.original.line for each in bindings}
+    return {key: (value, f"{path}:{lines[key]}") for key, value in dotenv_values(path).items() if value is not None}
+
+
+def _refuse_unknown(given: Mapping[str, tuple[str, str]], known: Mapping[str, str]) -> None:
+    for key, (_, place) in given.items():
+        if key.startswith("RADNODE_") and key not in known and key.removesuffix("_FILE") not in known:
+            close = get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else "`docs/settings.md` lists them all"
+            raise SettingsError(f"{place}: unknown setting {key}", remedy=hint)
+
+
+def _value(name: str, key: str, given: Mapping[str, tuple[str, str]]) -> Any:
+    spec = Settings.__dataclass_fields__[name]
+    text, place = given.get(key, ("", ""))
+    if not text and f"{key}_FILE" in given:
+        text, place = _from_file(key, *given[f"{key}_FILE"])
+    try:
+        return _PARSERS[str(spec.type)](text.strip() or spec.metadata["default"])
+    except ValueError as error:
+        raise SettingsError(f"{place}: {key}={text!r}: {error}", remedy=spec.metadata["doc"]) from None
+
+
+def _from_file(key: str, file: str, place: str) -> tuple[str, str]:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip(), file
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{place}: {key}_FILE={file}: {error}", remedy="name a readable file that holds the value") from None
+
+
+def _titles(text: str) -> tuple[str, ...]:
+    titles = tuple(each.strip() for each in text.split(",") if each.strip())
+    for title in titles:
+        if len(title) > 16 or not title.isascii() or not title.isprintable() or "\\" in title:
+            raise ValueError(f"{title!r} is no AE title: at most 16 printable ASCII characters (PS3.5 6.2)")
+    return titles
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "Path": lambda text: Path(text).absolute(),
+    "str": str,
+    "int": int,
+    "tuple[str, ...]": _titles,
+}
+
+
+def _checked(settings: Settings) -> Settings:
+    def refuse(name: str, fault: str) -> None:
+        remedy = Settings.__dataclass_fields__[name].metadata["doc"]
+        raise SettingsError(f"{variable(name)}={getattr(settings, name)!r}: {fault}", remedy=remedy)
+
+    for name in ("port", "http_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            refuse(name, "no port number")
+    for name in ("receivers", "workers", "max_associations"):
+        if getattr(settings, name) < 1:
+            refuse(name, "must be at least 1")
+    if not 4096 <= settings.max_pdu <= 16 * 1024 * 1024:
+        refuse("max_pdu", "must be between 4096 and 16777216")
+    for name, allowed in (("durability", ("fsync", "flush")), ("log_format", ("auto", "human", "json")),
+                          ("log_level", ("debug", "info", "warning", "error"))):
+        if getattr(settings, name) not in allowed:
+            refuse(name, f"must be one of {', '.join(allowed)}")
+    try:
+        _ = settings.zone
+    except (ZoneInfoNotFoundError, ValueError):
+        refuse("tz", "no time zone of that name")
+    return settings

@@ -1,0 +1,1 @@
+"""Durable state: the spool (files) and the ledger (rows)."""
