@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from radnode.domain.errors import OptionsError
+from radnode.domain.errors import OptionsError, did_you_mean
 from radnode.domain.results import Result
 from radnode.domain.study import Series, Study
 
@@ -75,9 +76,17 @@ class App(Generic[OptionsT]):
         try:
             return cls.options_type().model_validate(given)
         except ValidationError as error:
-            known = ", ".join(cls.options_type().model_fields) or "none"
-            faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            raise OptionsError(f"app {cls.name!r}: {faults}", remedy=f"options of {cls.name}: {known}") from None
+            known = list(cls.options_type().model_fields)
+            faults = {".".join(map(str, each["loc"])): _fault(each, known) for each in error.errors()}
+            told = "; ".join(f"{option}: {fault}" for option, fault in faults.items())
+            remedy = f"options of {cls.name}: {', '.join(known) or 'none'}"
+            raise OptionsError(f"app {cls.name!r}: {told}", remedy=remedy, faults=faults) from None
+
+
+def _fault(error: ErrorDetails, known: list[str]) -> str:
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    return "there is no such option" + did_you_mean(str(error["loc"][-1]), known)
 
 
 Input = Series | Study

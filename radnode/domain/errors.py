@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class RadnodeError(Exception):
@@ -52,7 +53,15 @@ class AppUnknownError(RadnodeError):
 
 
 class OptionsError(RadnodeError):
-    """Options an app does not take, or not with that value."""
+    """Options an app does not take, or not with that value.
+
+    Args:
+        faults: option -> what is wrong with it, where the options at fault are known.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", faults: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.faults = dict(faults or {})
 
 
 class NotDicomError(RadnodeError):
@@ -101,3 +110,15 @@ class NotFoundError(RadnodeError):
 
 class Declined(RadnodeError):  # noqa: N818 - the word app authors use: an outcome, not a fault
     """Raised by an app whose input does not suit it: no retry, no alarm, the reason on the timeline."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean x?` for the end of a message; empty where nothing known is close."""
+    if len(given) > _LONGEST_NAME:
+        return ""
+    folded = {each.casefold(): each for each in known}
+    close = get_close_matches(given.casefold(), folded, 1, cutoff=0.7)
+    return f"; did you mean {folded[close[0]]}?" if close else ""
+
+
+_LONGEST_NAME = 64

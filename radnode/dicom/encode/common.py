@@ -1,0 +1,257 @@
+"""What all results share: patient and study, equipment, UIDs, dates, charset (PS3.3 C.7.1, C.7.2, C.7.5, C.12.1)."""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from io import BytesIO
+
+from pydicom import Dataset, FileMetaDataset, dcmwrite
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from radnode.domain.errors import ResultError
+from radnode.domain.jobs import Assignment
+from radnode.domain.study import Instance, Series, Study
+
+VERSION = "0.1.0"
+IMPLEMENTATION_CLASS_UID = "2.25.276535930279116932016411459340583411521"
+_NAMESPACE = uuid.UUID("6f2f8c0e-6a3b-5d5e-9d5e-0c9a7c1d2f11")
+
+MANUFACTURER = "radnode"
+PURPOSE_SOURCE = ("121322", "DCM", "Source Image for Image Processing Operation")
+
+MOST_REFERENCES = 500
+"""Source images one object names one by one; of larger series it names the first of each."""
+
+PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence",
+    "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight",
+)  # fmt: skip
+STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName", "StudyDescription", "ProcedureCodeSequence",
+)  # fmt: skip
+TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+_EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "StationName", "DeviceSerialNumber")
+DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
+"""Copied only together: the one without the other is invalid, and common (PS3.3 C.7.1.1, Type 1C)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One object ready to be written: Part 10, Explicit VR Little Endian."""
+
+    kind: str
+    dataset: Dataset = field(repr=False)
+
+    @property
+    def SOPInstanceUID(self) -> str:  # noqa: N802 - DICOM's own keyword
+        return str(self.dataset.SOPInstanceUID)
+
+    @property
+    def SOPClassUID(self) -> str:  # noqa: N802
+        return str(self.dataset.SOPClassUID)
+
+    @property
+    def TransferSyntaxUID(self) -> str:  # noqa: N802
+        return str(self.dataset.file_meta.TransferSyntaxUID)
+
+    def data(self) -> bytes:
+        buffer = BytesIO()
+        dcmwrite(buffer, self.dataset, enforce_file_format=True)
+        return buffer.getvalue()
+
+
+class Context:
+    """One job's encoding: where identity, UIDs, times and series numbers come from."""
+
+    def __init__(self, source: Series | Study, assignment: Assignment, about: str = "") -> None:
+        self.source = source
+        self.assignment = assignment
+        self.about = about
+        self.created = datetime.fromisoformat(assignment.created)
+        self._series: dict[tuple[str, str], int] = {}
+        self._instances: dict[tuple[str, str], int] = {}
+
+    @cached_property
+    def header(self) -> Dataset:
+        """Of the representative source instance, its elements as they were received."""
+        return self.source.first.dataset()
+
+    @property
+    def all_series(self) -> tuple[Series, ...]:
+        return self.source.series if isinstance(self.source, Study) else (self.source,)
+
+    @cached_property
+    def instances(self) -> tuple[Instance, ...]:
+        return tuple(instance for series in self.all_series for instance in series)
+
+    def only_series(self, named: Series | None, uid: str = "") -> Series:
+        """The series a result belongs to: the one it names, the one of that UID, or the only one there is."""
+        if named is not None:
+            return named
+        for series in self.all_series:
+            if series.SeriesInstanceUID == uid or len(self.all_series) == 1:
+                return series
+        raise ResultError(
+            f"a result of app {self.assignment.app!r} does not say which of {len(self.all_series)} series it is about",
+            remedy="give it series=study[…]",
+        )
+
+    def uid(self, *what: object) -> str:
+        """A UID that the same job always gives the same thing (PS3.5 B.2: 2.25 and a UUID)."""
+        name = "|".join(map(str, (self.assignment.job_id, *what)))
+        return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
+
+    def device_uid(self) -> str:
+        """Of the app as a device: stable per installation and app."""
+        return f"2.25.{uuid.uuid5(_NAMESPACE, f'{self.assignment.site_uid}|{self.assignment.app}').int}"
+
+    def begin(self, kind: str, sop_class_uid: str, modality: str, first_number: int, description: str) -> Dataset:
+        """The next instance of the series that results of this kind and description go into: all but its content.
+
+        `first_number` is the SeriesNumber where the rule gives none; further series of the job count on from there.
+        """
+        key = (kind, description)
+        index = self._series.setdefault(key, len(self._series))
+        number = self._instances[key] = self._instances.get(key, 0) + 1
+        rule = self.assignment.label
+        ds = Dataset()
+        ds.SOPClassUID = sop_class_uid
+        ds.SOPInstanceUID = self.uid(*key, number)
+        ds.SeriesInstanceUID = self.uid(*key)
+        ds.SeriesNumber = (first_number if rule.number is None else rule.number) + index
+        ds.SeriesDescription = clean(rule.description or self._describe(description))
+        ds.InstanceNumber = number
+        ds.Modality = modality
+        for name in ("InstanceCreation", "Series", "Content"):
+            setattr(ds, f"{name}Date", self.created.strftime("%Y%m%d"))
+            setattr(ds, f"{name}Time", self.created.strftime("%H%M%S"))
+        self._add_equipment(ds)
+        return ds
+
+    def _describe(self, description: str) -> str:
+        tail = " - research use only"
+        return f"AI {self.assignment.app} {description}".strip()[: 64 - len(tail)].strip() + tail
+
+    def _add_equipment(self, ds: Dataset) -> None:
+        ds.Manufacturer = MANUFACTURER
+        ds.ManufacturerModelName = clean(self.assignment.app)
+        ds.SoftwareVersions = [clean(self.assignment.app_version), f"radnode {VERSION}"]
+        ds.DeviceSerialNumber = clean(self.assignment.site_uid)
+        ds.StationName = clean(self.assignment.station, 16)
+        ds.ContributingEquipmentSequence = Sequence([self._acquisition(), self._processing(ds)])
+
+    def _acquisition(self) -> Dataset:
+        item = _equipment("109101", "Acquisition Equipment")
+        item.Manufacturer = ""
+        for keyword in _EQUIPMENT[:4]:
+            text = self.source.first.text(keyword)
+            if text and text.isascii():
+                setattr(item, keyword, text)
+        return item
+
+    def _processing(self, ds: Dataset) -> Dataset:
+        item = _equipment("109102", "Processing Equipment")
+        for keyword in _EQUIPMENT:
+            setattr(item, keyword, ds[keyword].value)
+        item.ContributionDateTime = self.created.strftime("%Y%m%d%H%M%S%z")
+        item.ContributionDescription = clean(self.about or f"radnode app {self.assignment.app}", 1024)
+        return item
+
+    def finish(self, kind: str, ds: Dataset) -> Encoded:
+        """Adds patient and study as the source has them, the character set, and the file meta information.
+
+        Where all that was generated is ASCII, values of the source are copied byte for byte and keep their character
+        set; otherwise all text becomes UTF-8 (PS3.5 6.1.2).
+        """
+        source = self.header
+        if is_ascii(ds):
+            if "SpecificCharacterSet" in source:
+                ds["SpecificCharacterSet"] = source["SpecificCharacterSet"]
+        else:
+            source = self.source.first.dataset()
+            source.decode()
+            ds.SpecificCharacterSet = "ISO_IR 192"
+        for keyword in PATIENT + STUDY:
+            copy(source, ds, keyword)
+        if all(source.get(keyword) for keyword in DEIDENTIFIED):
+            for keyword in (*DEIDENTIFIED, "LongitudinalTemporalInformationModified"):
+                copy(source, ds, keyword)
+        for keyword in TYPE_2:
+            if keyword not in ds:
+                setattr(ds, keyword, "")
+        ds.file_meta = _file_meta(ds)
+        return Encoded(kind, ds)
+
+
+def copy(source: Dataset, target: Dataset, keyword: str) -> None:
+    """Copies one element as it was received, undecoded where that is possible; nothing where the source has none."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in source:
+        return
+    element = source.get_item(tag)
+    if isinstance(element, RawDataElement) and dictionary_VR(tag) != "SQ":
+        target[tag] = element._replace(VR=dictionary_VR(tag))
+    else:
+        target[tag] = source[tag]
+
+
+def clean(text: str, longest: int = 64) -> str:
+    """Text that fits one value: no backslash (it separates values), no control characters, not too long."""
+    shown = "".join(" " if unicodedata.category(each).startswith("C") else each for each in text.replace("\\", "/"))
+    return " ".join(shown.split())[:longest].strip()
+
+
+def is_ascii(ds: Dataset) -> bool:
+    """Whether all text generated in a data set, at any depth, is ASCII; what was copied undecoded does not count."""
+    elements = (ds.get_item(tag) for tag in ds.keys())  # noqa: SIM118 - iterating a Dataset decodes what was copied
+    return all(_is_ascii(each) for each in elements if isinstance(each, DataElement))
+
+
+def _is_ascii(element: DataElement) -> bool:
+    if element.VR == "SQ":
+        return all(is_ascii(item) for item in element.value)
+    values = element.value if element.VM > 1 else [element.value]
+    return all(not isinstance(each, str) or each.isascii() for each in values)
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def image_reference(instance: Instance, purpose: tuple[str, str, str] | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = instance.SOPClassUID
+    item.ReferencedSOPInstanceUID = instance.SOPInstanceUID
+    if purpose:
+        item.PurposeOfReferenceCodeSequence = Sequence([code(*purpose)])
+    return item
+
+
+def _equipment(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = Sequence([code(value, "DCM", meaning)])
+    return item
+
+
+def _file_meta(ds: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = f"RADNODE_{VERSION}"[:16]
+    return meta

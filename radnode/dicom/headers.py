@@ -1,0 +1,239 @@
+"""Whose is a data set, is it whole, and what do a few of its attributes say: read without decoding the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from struct import Struct
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+
+from radnode.dicom.elements import (
+    EXPLICIT_BE,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    SHORT,
+    WINDOW,
+    Encoding,
+    File,
+    Found,
+    Walk,
+    encoding_of,
+    source_of,
+)
+from radnode.dicom.values import charset_of, decode
+from radnode.domain.errors import NotDicomError
+from radnode.domain.study import Value
+
+SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_TRANSFER_SYNTAX, _CHARSET, _PIXEL_REPRESENTATION = 0x00020010, 0x00080005, 0x00280103
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the receiver wants to know of a data set; empty where absent or no UID.
+
+    `flaw` says why the instance cannot be filed; it is empty for a sound one.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    flaw: str
+
+
+_HEAD = (SOP_CLASS, SOP_INSTANCE, STUDY, SERIES)
+_HEAD_KEYS = {each: {each.key(tag): tag for tag in _HEAD} for each in (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)}
+
+
+def examine(fd: int, start: int, size: int, transfer_syntax: str) -> Head:
+    """Walks the data set of `size` bytes at `start` to its end, pixels unread. Raises NotDicomError where it is broken.
+
+    Of a private syntax the encoding is tried out; where that fails the data set is taken as it is, with a flaw.
+    """
+    encoding = encoding_of(transfer_syntax)
+    if encoding:
+        return _head(Walk(source_of(fd, start, size, transfer_syntax), encoding, _HEAD_KEYS[encoding]).run())
+    for encoding in (EXPLICIT_LE, IMPLICIT_LE):
+        try:
+            return _head(Walk(File(fd, start, size), encoding, _HEAD_KEYS[encoding]).run())
+        except NotDicomError:
+            continue
+    return Head("", "", "", "", f"transfer syntax {transfer_syntax} is not known")
+
+
+def _head(found: Found) -> Head:
+    uids, flaws = [], []
+    for tag in _HEAD:
+        uid = found[tag][1].rstrip(b"\0 ") if tag in found else b""
+        sound = is_uid(uid)
+        uids.append(uid.decode() if sound else "")
+        if not sound:
+            flaws.append(f"{'bad' if uid else 'no'} {keyword_for_tag(tag)}")
+    return Head(uids[0], uids[1], uids[2], uids[3], ", ".join(flaws))
+
+
+_UID = re.compile(rb"[0-9][0-9.]{0,63}")
+
+
+def is_uid(text: bytes) -> bool:
+    """At most 64 digits and dots (PS3.5 9.1). Leading zeros in a component are wrong too, but common, and harmless."""
+    return _UID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A Part 10 file as the spool's scan adopts it: its head, and what its File Meta says of the way it came."""
+
+    head: Head
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    calling_aet: str
+    called_aet: str
+
+
+def summarize(path: Path) -> Summary:
+    """Walks a whole Part 10 file. Raises NotDicomError where it is none, cut short or broken."""
+    with _part10(path) as (fd, meta, start):
+        syntax = _meta_text(meta, _TRANSFER_SYNTAX)
+        head = examine(fd, start, os.fstat(fd).st_size - start, syntax)
+        sop_class, sop_instance = _meta_text(meta, 0x00020002), _meta_text(meta, 0x00020003)
+        calling, called = _meta_text(meta, 0x00020017), _meta_text(meta, 0x00020018)
+        return Summary(head, sop_class, sop_instance, syntax, calling, called)
+
+
+def read_attributes(path: Path, keywords: Collection[str]) -> dict[str, tuple[Value, ...]]:
+    """The top-level attributes named, of a Part 10 file; those absent, empty or longer than 16 KiB have no entry.
+
+    Keywords of group 0002 are read from the File Meta. The data set is read only as far as the last one asked for:
+    whether it is whole is `examine`'s question. Raises NotDicomError where the file is no Part 10 file, or nothing in
+    it could be read before it breaks.
+    """
+    wanted = _wanted(frozenset(keywords))
+    with _part10(path) as (fd, meta, start):
+        syntax = _meta_text(meta, _TRANSFER_SYNTAX)
+        encoding = encoding_of(syntax) or EXPLICIT_LE
+        source = source_of(fd, start, os.fstat(fd).st_size - start, syntax)
+        walk = Walk(source, encoding, wanted.keys[encoding], wanted.last)
+        try:
+            walk.run()
+        except NotDicomError:
+            if not walk.found:
+                raise
+        return _decoded({**meta, **walk.found}, wanted.names, encoding.big)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    names: dict[str, tuple[int, str]]  # keyword -> tag, VR of the dictionary
+    keys: dict[Encoding, dict[int, int]]
+    last: int
+
+
+@lru_cache(maxsize=64)
+def _wanted(keywords: frozenset[str]) -> _Wanted:
+    names = {}
+    for keyword in keywords:
+        tag = tag_for_keyword(keyword)
+        if tag is not None:
+            names[keyword] = (int(tag), dictionary_VR(tag))
+    tags = {tag for tag, _ in names.values()} | {_CHARSET}
+    if any(vr == "US or SS" for _, vr in names.values()):
+        tags.add(_PIXEL_REPRESENTATION)
+    keys = {each: {each.key(tag): tag for tag in tags} for each in (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)}
+    return _Wanted(names, keys, max(tags))
+
+
+def _decoded(found: Found, names: Mapping[str, tuple[int, str]], big: bool) -> dict[str, tuple[Value, ...]]:
+    charset = charset_of(found[_CHARSET][1]) if _CHARSET in found else ()
+    signed = found.get(_PIXEL_REPRESENTATION, ("", b""))[1].strip(b"\0") == b"\1"
+    attributes = {}
+    for keyword, (tag, vr) in names.items():
+        if tag not in found:
+            continue
+        stated, raw = found[tag]
+        if not stated or stated == "UN":
+            stated = vr if vr != "US or SS" else ("SS" if signed else "US")
+        values = decode(stated, raw, charset, big and tag >> 16 != 2)
+        if values:
+            attributes[keyword] = values
+    return attributes
+
+
+class FileMeta:
+    """What precedes the data set in a Part 10 file (PS3.10 7.1), for one sender and presentation context.
+
+    All but the SOP Instance UID is encoded once. (0002,0016), (0002,0017) and (0002,0018) tell the way it came.
+    """
+
+    def __init__(self, sop_class: str, transfer_syntax: str, calling: str, called: str, implementation: tuple[str, str]) -> None:
+        uid, version = implementation
+        self._before = _EXPLICIT_OB.pack(2, 1, b"OB", 2) + b"\0\1" + _meta_element(0x02, b"UI", sop_class)
+        self._after = b"".join([
+            _meta_element(0x10, b"UI", transfer_syntax),
+            _meta_element(0x12, b"UI", uid),
+            _meta_element(0x13, b"SH", version),
+            _meta_element(0x16, b"AE", calling),
+            _meta_element(0x17, b"AE", calling),
+            _meta_element(0x18, b"AE", called),
+        ])  # fmt: skip
+
+    def encode(self, sop_instance: str) -> bytes:
+        group = self._before + _meta_element(0x03, b"UI", sop_instance) + self._after
+        return _PREAMBLE + _EXPLICIT_UL.pack(2, 0, b"UL", 4, len(group)) + group
+
+
+_PREAMBLE = bytes(128) + b"DICM"
+_EXPLICIT_OB, _EXPLICIT_UL, _EXPLICIT_TEXT = Struct("<HH2sxxL"), Struct("<HH2sHL"), Struct("<HH2sH")
+
+
+def _meta_element(element: int, vr: bytes, text: str) -> bytes:
+    value = text.encode("latin-1")
+    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    return _EXPLICIT_TEXT.pack(2, element, vr, len(value)) + value
+
+
+@contextmanager
+def _part10(path: Path) -> Iterator[tuple[int, Found, int]]:
+    """Descriptor, File Meta and the data set's offset of a Part 10 file (PS3.10 7.1)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as fault:
+        raise NotDicomError(f"{path} cannot be read: {fault.strerror}") from None
+    try:
+        head = os.pread(fd, WINDOW, 0)
+        if head[128:132] != b"DICM":
+            raise NotDicomError(f"{path} is no DICOM file", remedy="it has no `DICM` at byte 128 (PS3.10)")
+        meta, start = _file_meta(head)
+        if _TRANSFER_SYNTAX not in meta:
+            raise NotDicomError(f"{path} has no transfer syntax in its File Meta", remedy="the file is damaged")
+        yield fd, meta, start
+    except OSError as fault:
+        raise NotDicomError(f"{path} cannot be read: {fault.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _file_meta(head: bytes) -> tuple[Found, int]:
+    """Elements of group 0002 and where they end; the group length is not trusted."""
+    found: Found = {}
+    at = 132
+    while at + 12 <= len(head) and head[at : at + 2] == b"\2\0":
+        key, vr, length = EXPLICIT_LE.key16.unpack_from(head, at)
+        header = 8
+        if vr not in SHORT:
+            header, length = 12, EXPLICIT_LE.length.unpack_from(head, at + 8)[0]
+        found[EXPLICIT_LE.tag(key)] = vr.decode("latin-1"), head[at + header : at + header + length]
+        at += header + length
+    return found, at
+
+
+def _meta_text(meta: Found, tag: int) -> str:
+    return meta[tag][1].rstrip(b"\0 ").decode("latin-1") if tag in meta else ""

@@ -1,0 +1,49 @@
+"""`routing.yaml`: which series and studies go to which app, and where the results go.
+
+`parse_routing` turns its text into a Routing, or into a RoutingError with every problem and its line. `evaluate_series`
+and `evaluate_study` hold a Routing against what has arrived and say, rule by rule, what matched and why.
+"""
+
+from radnode.domain.errors import Problem, RoutingError
+from radnode.domain.routing.conditions import AnyOf, Between, Condition, Context, Verdict
+from radnode.domain.routing.evaluate import Evaluation, evaluate_series, evaluate_study
+from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, STUDY_KEYWORDS
+from radnode.domain.routing.parse import parse_routing
+from radnode.domain.routing.reader import KEYS
+from radnode.domain.routing.rules import (
+    Catalog,
+    Complete,
+    Destination,
+    Hours,
+    Routing,
+    Rule,
+    Sender,
+    Senders,
+    open_at,
+)
+
+__all__ = [
+    "CONTEXT_KEYWORDS",
+    "KEYS",
+    "STUDY_KEYWORDS",
+    "AnyOf",
+    "Between",
+    "Catalog",
+    "Complete",
+    "Condition",
+    "Context",
+    "Destination",
+    "Evaluation",
+    "Hours",
+    "Problem",
+    "Routing",
+    "RoutingError",
+    "Rule",
+    "Sender",
+    "Senders",
+    "Verdict",
+    "evaluate_series",
+    "evaluate_study",
+    "open_at",
+    "parse_routing",
+]

@@ -1,0 +1,222 @@
+"""Core: decides what is complete, makes jobs, tops tickets up, finishes what dead parts left, and answers probes.
+
+There is one core. It loops a few times a second; nothing it decides rests on anything but the ledger, the spool and
+the parts' lock files, so that it can be killed at any instruction and started again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import redis
+from sqlalchemy.exc import DBAPIError
+
+from radnode import metrics
+from radnode.domain.errors import LedgerError
+from radnode.run import broker as brokers
+from radnode.run.apps import find
+from radnode.run.completion import Completion
+from radnode.run.lifeline import StopSignal
+from radnode.run.reload import RoutingFile
+from radnode.settings import Settings
+from radnode.state import deliveries, intake, jobs
+from radnode.state.ledger import Ledger, boot_time, ping, value
+from radnode.state.presence import Barrier, Presence, forget, present
+from radnode.state.spool import Spool
+from radnode.telemetry import Health, log, serve_http
+
+_TICK = 0.02
+_IDLE_TICK = 0.1
+_RECONCILE_EVERY = 2.0
+_GAUGES_EVERY = 5.0
+_ROUTING_EVERY = 0.5
+_FAULT_PAUSE = 1.0
+
+
+class Core:
+    """The state of one running core; `run` is its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        settings.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.presence = Presence(settings.run, "core")
+        except BlockingIOError:
+            raise LedgerError(f"a core runs already on {settings.home}", remedy="stop it, or set another RADNODE_HOME") from None
+        self.ledger = Ledger(settings.home, settings.database_url)
+        self.ledger.migrate()
+        self.spool = Spool(settings.spool, settings.durability)
+        self.barrier = Barrier(settings.run)
+        self.broker = brokers.connect(settings.redis_url)
+        self.tickets = brokers.Tickets(self.broker)
+        self.catalog = find(settings.apps)
+        self.routing_file = RoutingFile(settings.routing, self.ledger, self.catalog)
+        self.completion = Completion(settings, self.ledger, self.catalog, self.tickets)
+        self._awaited = 0
+        self._timers: dict[str, float] = {}
+
+    def run(self, stop: StopSignal) -> None:
+        for name, fault in self.catalog.faults.items():
+            log().error("app broken", app=name, error=fault, remedy="mend it and restart core; all other apps work")
+        self._recover()
+        server = serve_http(self.settings, Health(self._readiness))
+        log().info("core ready", home=str(self.settings.home), apps=",".join(sorted(self.catalog.apps)))
+        while not stop:
+            try:
+                busy = self._tick()
+            except DBAPIError as error:
+                log().error("ledger unavailable", error=str(error.orig), remedy="core goes on by itself when it answers again")
+                stop.wait(_FAULT_PAUSE)
+                continue
+            stop.wait(_TICK if busy else _IDLE_TICK)
+        if server is not None:
+            server.shutdown()
+        self.presence.leave()
+
+    # ---- at start -----------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Finishes what an earlier life left half done, before anything is judged."""
+        now = self.ledger.now()
+        with self.ledger.begin() as tx:
+            intake.restart_quiet_time(tx, now)
+            deliveries.wake_all(tx)
+            metrics.info.labels(version("radnode")).set(1)
+        adopted = self._adopt()
+        for leftover in (self.spool.root / "work").glob("*"):
+            job, _, _ = leftover.name.partition(".")
+            if not self._running(job):
+                shutil.rmtree(leftover, ignore_errors=True)
+        if adopted:
+            log().warning("adopted from the spool", instances=adopted)
+
+    def _running(self, job_id: str) -> bool:
+        with self.ledger.read() as tx:
+            return jobs.is_running(tx, job_id)
+
+    def _adopt(self) -> int:
+        """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
+        alive = {each.name for each in present(self.settings.run, "receiver-") if each.alive}
+        with self.ledger.begin() as tx:
+            since = value(tx, "sealed_before", "")
+        newest, total = since, 0
+        for bucket in self.spool.buckets(since):
+            with self.ledger.read() as tx:
+                known = intake.known_paths(tx, f"{bucket}/")
+            arrivals = self.spool.scan(bucket, known, alive)
+            if arrivals:
+                with self.ledger.begin() as tx:
+                    intake.record(tx, arrivals, [], clock_offset=self.ledger.now() - boot_time())
+                total += len(arrivals)
+            newest = bucket
+        with self.ledger.begin() as tx:
+            intake.seal(tx, newest)
+        return total
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def _tick(self) -> bool:
+        """One turn; True while something is still receiving."""
+        self._every("routing", _ROUTING_EVERY, self.routing_file.poll)
+        self._bury_receivers()
+        with self.ledger.read() as tx:
+            receiving = intake.anything_open(tx)
+        if receiving:
+            self._complete()
+        self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
+        self._every("gauges", _GAUGES_EVERY, self._gauges)
+        return receiving
+
+    def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if now >= self._timers.get(name, 0.0):
+            action()
+            self._timers[name] = time.monotonic() + seconds
+
+    def _bury_receivers(self) -> None:
+        """A receiver that died: what it acknowledged is filed, and quiet times start anew so its sender can come back."""
+        for each in list(present(self.settings.run, "receiver-")):
+            if each.alive:
+                continue
+            adopted = self._adopt()
+            with self.ledger.begin() as tx:
+                intake.restart_quiet_time(tx, self.ledger.now())
+            forget(self.settings.run, each.name)
+            log().error("receiver died", name=each.name, adopted=adopted)
+
+    def _complete(self) -> None:
+        """Two steps, so that silence is never taken for completeness: first something looks quiet, and the barrier is
+        raised; once every living receiver has flushed past it, what is *still* quiet is complete."""
+        routing, now = self.routing_file.routing, self.ledger.now()
+        series_quiet = min([routing.complete.series, *(rule.complete.series for rule in routing.rules)])
+        study_quiet = min([routing.complete.study, *(rule.complete.study for rule in routing.rules)])
+        if self._awaited and not all(each.mark >= self._awaited for each in present(self.settings.run, "receiver-")):
+            return
+        with self.ledger.read() as tx:
+            series = [r for r in intake.quiet_series(tx, now - series_quiet) if not self.completion.postponed("series", r, now)]
+            studies = [r for r in intake.quiet_studies(tx, now - study_quiet) if not self.completion.postponed("study", r, now)]
+        if not self._awaited:
+            self._awaited = self.barrier.raise_() if series or studies else 0
+            self._judged_at = now
+            return
+        self._awaited = 0
+        for row in series:
+            if row.seen + series_quiet <= self._judged_at:
+                self.completion.series(row, routing)
+        for row in studies:
+            if row.seen + study_quiet <= self._judged_at:
+                self.completion.study(row, routing)
+
+    # ---- now and then -------------------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        """Gives back what dead workers had in hand, and refills missing tickets."""
+        with self.ledger.read() as tx:
+            owners = jobs.owners(tx)
+        alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
+        for owner in owners - alive:
+            with self.ledger.begin() as tx:
+                lost = jobs.release_lost(tx, owner)
+                deliveries.release_lost(tx, owner)
+            log().error("worker lost", worker=owner, jobs=lost)
+        for each in present(self.settings.run, "worker-"):
+            if not each.alive:
+                forget(self.settings.run, each.name)
+        now = self.ledger.now()
+        with self.ledger.read() as tx:
+            runnable = {**jobs.runnable(tx, now), "deliver": deliveries.runnable(tx, now)}
+        try:
+            self.tickets.top_up(runnable)
+        except redis.RedisError as error:
+            log().warning("broker unavailable", error=str(error))
+
+    def _gauges(self) -> None:
+        now = time.time()
+        with self.ledger.read() as tx:
+            states, oldest = jobs.states(tx), jobs.oldest_waiting(tx)
+            moving, still_open = deliveries.states(tx), intake.counts(tx)["series_open"]
+        for state in ("waiting", "running", "failed", "held"):
+            metrics.jobs.labels(state).set(states.get(state, 0))
+        metrics.oldest_waiting_job.set(0 if oldest is None else max(now - oldest, 0))
+        metrics.series_open.set(still_open)
+        metrics.spool_free_bytes.set(shutil.disk_usage(self.spool.root).free)
+        counts = {(destination, state): (count, first) for destination, state, count, first in moving}
+        for destination in {*self.routing_file.routing.destinations, *(each for each, _ in counts)}:
+            for state in ("waiting", "sending", "parked", "held"):
+                metrics.deliveries.labels(destination, state).set(counts.get((destination, state), (0, 0))[0])
+            _, first = counts.get((destination, "waiting"), (0, now))
+            metrics.oldest_waiting_delivery.labels(destination).set(max(now - first, 0))
+
+    def _readiness(self) -> dict[str, str]:
+        alive = {each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive}
+        faults = {part: "" if part in alive else f"no {part} runs" for part in ("receiver", "worker")}
+        faults["broker"] = brokers.reachable(self.broker)
+        try:
+            with self.ledger.read() as tx:
+                ping(tx)
+        except DBAPIError as error:
+            faults["ledger"] = str(error.orig)
+        return faults

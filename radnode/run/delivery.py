@@ -1,0 +1,131 @@
+"""Carries out deliveries: C-STOREs what a destination has not taken yet, and judges its answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row
+
+from radnode import metrics
+from radnode.dicom.scu import OutgoingFile, Peer, Sender
+from radnode.domain.errors import PeerError
+from radnode.domain.jobs import Outcome, judge
+from radnode.settings import Settings
+from radnode.state import deliveries, intake, jobs
+from radnode.state.ledger import Ledger
+from radnode.telemetry import log
+
+_RECORD_EVERY = 50  # instances; what was answered before a crash is not sent again
+
+
+@dataclass
+class _Attempt:
+    """One try at one delivery: what the destination answered, and what went wrong."""
+
+    answers: list[tuple[str, int | None, str, bool]] = field(default_factory=list)
+    stored: int = 0
+    fault: str = ""
+    transient: bool = False
+    peer_down: bool = False
+
+    def take(self, uid: str, status: int | None, comment: str) -> None:
+        outcome = judge(status)
+        self.answers.append((uid, status, comment, outcome is Outcome.STORED))
+        if outcome is Outcome.STORED:
+            self.stored += 1
+            return
+        shown = "no answer" if status is None else f"0x{status:04X}"
+        if not self.fault or (self.transient and outcome is Outcome.PERMANENT):
+            self.fault = f"{shown} {comment}".strip()
+        self.transient = self.transient or outcome is Outcome.TRANSIENT
+
+
+class Deliverer:
+    """What a `deliver` ticket starts. One destination is served by one thread at a time, over one association."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, owner: str, stopping: threading.Event) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.owner = owner
+        self.stopping = stopping
+        self.log = log()
+
+    def drain(self) -> None:
+        """Claims and carries out deliveries until there is none that may start now."""
+        while not self.stopping.is_set():
+            with self.ledger.begin() as tx:
+                delivery = deliveries.claim(tx, self.owner, self.ledger.now())
+            if delivery is None:
+                return
+            self._deliver(delivery)
+
+    def _deliver(self, delivery: Row[Any]) -> None:
+        with self.ledger.read() as tx:
+            routing = intake.routing_in_force(tx)
+            pending = deliveries.pending(tx, delivery)
+            job = jobs.get(tx, delivery.job_id)
+        logger = self.log.bind(job=job.id[:12], destination=delivery.destination)
+        place = None if routing is None else routing.peers["destinations"].get(delivery.destination)
+        if place is None:
+            remedy = f"name it in routing.yaml again, then `radnode retry {delivery.job_id[:12]}`"
+            self._park(delivery, f"destination {delivery.destination!r} is not in routing.yaml -> {remedy}", logger)
+            return
+        if delivery.expires_at is not None and time.time() > delivery.expires_at:
+            with self.ledger.begin() as tx:
+                deliveries.expire(tx, delivery)
+            logger.warning("delivery expired")
+            return
+        with metrics.delivery_seconds.labels(delivery.destination).time():
+            attempt = self._send(delivery, pending, Peer(place["aet"], place["host"], place["port"]))
+        self._settle(delivery, job, attempt, len(pending), logger)
+
+    def _send(self, delivery: Row[Any], pending: Sequence[Row[Any]], peer: Peer) -> _Attempt:
+        """Sends what is pending; whatever happens, the answers that came are in the ledger afterwards."""
+        attempt = _Attempt()
+        files = [
+            OutgoingFile(self.settings.spool / row.path, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid)
+            for row in pending
+        ]
+        try:
+            with Sender(peer, calling_aet=self.settings.aet[0]) as sender:
+                for uid, status, comment in sender.send(files):
+                    attempt.take(uid, status, comment)
+                    if len(attempt.answers) >= _RECORD_EVERY:
+                        self._record(delivery, attempt)
+        except PeerError as error:
+            attempt.fault, attempt.transient, attempt.peer_down = str(error), not error.permanent, True
+        finally:
+            self._record(delivery, attempt)
+        return attempt
+
+    def _record(self, delivery: Row[Any], attempt: _Attempt) -> None:
+        with self.ledger.begin() as tx:
+            deliveries.record_sent(tx, delivery, attempt.answers)
+        metrics.instances_sent.labels(delivery.destination).inc(sum(stored for *_, stored in attempt.answers))
+        attempt.answers.clear()
+
+    def _settle(self, delivery: Row[Any], job: Row[Any], attempt: _Attempt, wanted: int, logger: Any) -> None:
+        if attempt.stored == wanted:
+            with self.ledger.begin() as tx:
+                done = deliveries.delivered(tx, delivery, attempt.stored)
+            if done:
+                metrics.deliveries_ended.labels(delivery.destination, "delivered").inc()
+                metrics.last_image_to_delivered.labels(job.app or "forward").observe(max(time.time() - job.last_image_at, 0))
+                logger.info("delivered", instances=attempt.stored)
+        elif attempt.transient:
+            with self.ledger.begin() as tx:
+                deliveries.postpone(tx, delivery, attempt.fault, self.ledger.now(), peer_down=attempt.peer_down)
+            metrics.deliveries_ended.labels(delivery.destination, "retried").inc()
+            logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
+        else:
+            self._park(delivery, attempt.fault, logger)
+
+    def _park(self, delivery: Row[Any], error: str, logger: Any) -> None:
+        with self.ledger.begin() as tx:
+            deliveries.park(tx, delivery, error)
+        metrics.deliveries_ended.labels(delivery.destination, "parked").inc()
+        logger.error("delivery parked", error=error, remedy=f"`radnode retry {delivery.job_id[:12]}` sends it again")

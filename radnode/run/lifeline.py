@@ -1,0 +1,48 @@
+"""How processes end together: what a parent starts dies with it, whatever kills the parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Asks the kernel for a signal when the parent's thread that started this process ends (Linux only).
+
+    A parent that is gone already sends none: the caller's parent is looked up after the request.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() == 1:
+        os.kill(os.getpid(), number)
+
+
+class StopSignal:
+    """Set by SIGTERM or SIGINT. The second one ends the process at once."""
+
+    def __init__(self, on_stop: Callable[[], None] | None = None) -> None:
+        self._event = threading.Event()
+        self._on_stop = on_stop
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            os._exit(128 + number)
+        self._event.set()
+        if self._on_stop is not None:
+            self._on_stop()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        return self._event.wait(seconds)

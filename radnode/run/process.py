@@ -1,0 +1,161 @@
+"""One job from its files to its result objects: the path that the node's child process and `radnode run` share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from radnode.dicom.encode import Encoded, encode
+from radnode.dicom.encode.check import check
+from radnode.dicom.volume import read_series
+from radnode.domain.app import App
+from radnode.domain.errors import Declined, NotDicomError, ResultError
+from radnode.domain.jobs import Assignment
+from radnode.domain.results import File, Result
+from radnode.domain.study import Series, Study
+
+MANIFEST = "manifest.json"
+
+T = TypeVar("T")
+Progress = Callable[[str], None]
+
+
+def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Runs a loaded app on the files its assignment names, and writes what it found into `out_dir`.
+
+    Args:
+        app: an instance whose `load()` has been called.
+        out_dir: made if it is not there; then holds one `.dcm` per object and, written last, `manifest.json`.
+        progress: told in a few words what goes on.
+
+    Returns:
+        The manifest: `state` is `done` or `declined`, the latter with its `reason` and without objects; `objects` has
+        `file`, `kind`, `SOPInstanceUID`, `SOPClassUID`, `TransferSyntaxUID`, `sha256`, `size` of each; `files` names
+        those that are for folders; `seconds` says where the time went.
+
+    Raises whatever the app raises except Declined; ResultError for a result that must not be sent; NotDicomError.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    clock = _Clock()
+    with clock.measure("read"):
+        source = read_input(assignment)
+    manifest: dict[str, Any] = {"state": "done", "reason": "", "objects": [], "files": []}
+    try:
+        results = clock.each("app", _run(app, assignment, source))
+        objects = encode(_without_files(results, out_dir, manifest["files"]), source, assignment, app.description)
+        for encoded in clock.each("encode", objects, less="app"):
+            manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
+            progress(f"{len(manifest['objects'])} objects")
+        with clock.measure("check"):
+            _check(manifest["objects"], out_dir, source)
+    except Declined as declined:
+        for path in out_dir.iterdir():
+            path.unlink()
+        manifest |= {"state": "declined", "reason": declined.message, "objects": [], "files": []}
+    manifest["seconds"] = clock.seconds
+    (out_dir / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def warm_up() -> None:
+    """Imports what jobs need, so that children forked from this process find it loaded. Starts no thread."""
+    import highdicom.sr  # noqa: F401, PLC0415
+    import PIL.Image  # noqa: F401, PLC0415
+    import SimpleITK  # noqa: F401, PLC0415
+
+    import radnode.dicom.encode.sc  # noqa: PLC0415
+    import radnode.dicom.encode.sr  # noqa: F401, PLC0415
+
+
+def read_input(assignment: Assignment) -> Series | Study:
+    """The Series, or at study level the Study, of a job. Raises NotDicomError."""
+    named: dict[str, Series] = {}
+    for name, paths in assignment.inputs.items():
+        found = read_series(map(Path, paths))
+        if len(found) != 1:
+            raise NotDicomError(f"input {name!r} holds {len(found)} series", remedy="an input is one series")
+        named[name] = found[0]
+    if assignment.level == "study":
+        return Study(tuple(named.values()), named)
+    if len(named) != 1:
+        raise NotDicomError(f"a job at series level has {len(named)} inputs", remedy="run it with `level: study`")
+    return next(iter(named.values()))
+
+
+def _run(app: App[Any], assignment: Assignment, source: Series | Study) -> Iterator[Result]:
+    results = app.process(source, app.parse_options(assignment.options))
+    if results is None:
+        raise ResultError(f"app {app.name!r} returned nothing", remedy="yield results, or raise Declined")
+    yield from results
+
+
+def _without_files(results: Iterator[Result], out_dir: Path, files: list[str]) -> Iterator[Result]:
+    """Copies files aside, under names of their own, and hands on what becomes DICOM."""
+    for result in results:
+        if not isinstance(result, File):
+            yield result
+            continue
+        source = Path(result.path)
+        if not source.is_file():
+            raise ResultError(f"the app yielded File({source.name!r}), which does not exist")
+        name = f"file-{len(files) + 1:04d}-{source.name}"
+        shutil.copyfile(source, out_dir / name)
+        files.append(name)
+
+
+def _write(encoded: Encoded, out_dir: Path, before: list[dict[str, Any]]) -> dict[str, Any]:
+    index = 1 + sum(each["kind"] == encoded.kind for each in before)
+    name = f"{encoded.kind}-{index:04d}.dcm"
+    data = encoded.data()
+    (out_dir / name).write_bytes(data)
+    return {
+        "file": name,
+        "kind": encoded.kind,
+        "SOPInstanceUID": encoded.SOPInstanceUID,
+        "SOPClassUID": encoded.SOPClassUID,
+        "TransferSyntaxUID": encoded.TransferSyntaxUID,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+    }
+
+
+def _check(objects: list[dict[str, Any]], out_dir: Path, source: Series | Study) -> None:
+    for each in objects:
+        problems = check(out_dir / each["file"], source.first.path)
+        if problems:
+            raise ResultError(
+                f"result {each['file']} must not be sent: {'; '.join(problems)}",
+                remedy="report this: what radnode encodes has to be valid",
+            )
+
+
+class _Clock:
+    """Seconds by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def each(self, name: str, items: Iterator[T], *, less: str = "") -> Iterator[T]:
+        """Passes items on and counts the time it took to get them, less what was counted as `less` meanwhile."""
+        while True:
+            before = self.seconds.get(less, 0.0)
+            with self.measure(name):
+                item = next(items, None)
+            self.seconds[name] -= self.seconds.get(less, 0.0) - before
+            if item is None:
+                return
+            yield item

@@ -1,0 +1,206 @@
+"""A worker: Dramatiq actors that claim jobs and deliveries from the ledger and carry them out."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
+
+from radnode import metrics
+from radnode.dicom import encode
+from radnode.domain.errors import ResultError
+from radnode.domain.jobs import Assignment, SeriesLabel
+from radnode.run import broker as brokers
+from radnode.run.apps import Catalog, find
+from radnode.run.delivery import Deliverer
+from radnode.run.lifeline import StopSignal
+from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
+from radnode.settings import Settings
+from radnode.state import jobs
+from radnode.state.ledger import Ledger, value
+from radnode.state.presence import Presence
+from radnode.state.spool import Spool
+from radnode.telemetry import log
+
+DELIVERY_THREADS = 4
+_GRACE = 5.0  # seconds that running jobs have to end by themselves when the worker is told to stop
+
+
+class Worker:
+    """Carries out tickets of the queues it was given until it is told to stop."""
+
+    def __init__(self, settings: Settings, queues: Sequence[str]) -> None:
+        self.settings = settings
+        self.queues = queues
+        self.name = f"worker-{secrets.token_hex(6)}"
+        self.ledger = Ledger(settings.home, settings.database_url)
+        self.ledger.ready()
+        self.spool = Spool(settings.spool, settings.durability)
+        self.presence = Presence(settings.run, self.name)
+        self.stopping = threading.Event()
+        self.aborting = threading.Event()
+        self.broker = brokers.connect(settings.redis_url)
+        self.tickets = brokers.Tickets(self.broker)
+        self.log = log().bind(worker=self.name)
+        self.catalog: Catalog = Catalog()
+        self.runner = Runner(settings, self.presence.fd)
+        self.deliverer = Deliverer(settings, self.ledger, self.name, self.stopping)
+        self._busy = threading.Semaphore(0)
+
+    def run(self, stop: StopSignal) -> None:
+        """Works until `stop`; then lets what runs end within a few seconds, and gives the rest back."""
+        if set(self.queues) & {"cpu", "gpu"}:
+            self.catalog = find(self.settings.apps)
+            self.runner.start()
+        actions = {queue: (self._action(queue), self._threads(queue)) for queue in self.queues}
+        embedded = brokers.workers(self.broker, actions)
+        for each in embedded:
+            each.start()
+        self.log.info("working", queues=",".join(self.queues))
+        stop.wait()
+        self.stopping.set()
+        threading.Timer(_GRACE, self.aborting.set).start()
+        for each in embedded:
+            each.stop(timeout=int(_GRACE * 2000))
+        self.runner.stop()
+        self._give_back()
+        self.presence.leave()
+
+    def _action(self, queue: str) -> Any:
+        if queue == "deliver":
+            return self.deliverer.drain
+        return lambda: self._drain(queue)
+
+    def _threads(self, queue: str) -> int:
+        return DELIVERY_THREADS if queue == "deliver" else self.settings.workers
+
+    def _give_back(self) -> None:
+        with self.ledger.begin() as tx:
+            jobs.interrupt(tx, self.name)
+
+    def _drain(self, queue: str) -> None:
+        """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
+        while not self.stopping.is_set():
+            with self.ledger.begin() as tx:
+                job = jobs.claim(tx, queue, self.name, self.ledger.now())
+                site = value(tx, "site_uid", encode.new_site_uid())
+                inputs = {} if job is None else jobs.inputs(tx, job.id)
+            if job is None:
+                return
+            self._run(job, inputs, site)
+
+    def _run(self, job: Row[Any], inputs: dict[str, list[str]], site: str) -> None:
+        logger = self.log.bind(job=job.id[:12], app=job.app)
+        started = time.monotonic()
+        work = self.spool.root / "work" / f"{job.id}.{job.attempt}"
+        try:
+            if self.spool.result(job.id) is None:
+                ending = self._in_child(job, inputs, site, work)
+                if ending.how != "done":
+                    self._ended_badly(job, ending, logger)
+                    return
+            self._conclude(job, logger, time.monotonic() - started)
+        except ResultError as error:
+            self._fail(job, str(error), logger)
+        finally:
+            self._keep_log(job, work)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _in_child(self, job: Row[Any], inputs: dict[str, list[str]], site: str, work: Path) -> Ending:
+        """Runs the app unless it was run already; afterwards its checked results are published."""
+        if job.app not in self.catalog.apps:
+            return Ending("error", f"app {job.app!r} is not installed on this worker: {self.catalog.broken(job.app) or 'unknown'}")
+        resources = self.catalog.get(job.app).resources
+        shutil.rmtree(work, ignore_errors=True)
+        (work / OUT).mkdir(parents=True)
+        write_assignment(work, self._assignment(job, inputs, site))
+        ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
+        if ending.how == "done":
+            encode.verify(work / OUT, [self.spool.root / path for paths in inputs.values() for path in paths])
+            self.spool.publish(work / OUT, job.id)
+        return ending
+
+    def _assignment(self, job: Row[Any], inputs: dict[str, list[str]], site: str) -> Assignment:
+        return Assignment(
+            job_id=job.id,
+            app=job.app,
+            app_version=job.app_version,
+            level=job.level,
+            options=job.options,
+            inputs={name: [str(self.spool.root / path) for path in paths] for name, paths in inputs.items()},
+            created=datetime.fromtimestamp(job.created_at, self.settings.zone).astimezone(self.settings.zone).isoformat(),
+            label=SeriesLabel(**job.label),
+            site_uid=site,
+            station=self.settings.aet[0],
+        )
+
+    def _still_ours(self, job: Row[Any]) -> bool:
+        if self.aborting.is_set():
+            return False
+        with self.ledger.read() as tx:
+            return jobs.is_ours(tx, job)
+
+    def _conclude(self, job: Row[Any], logger: Any, seconds: float) -> None:
+        """Publishing came first: from here on another worker would find the results instead of computing them."""
+        folder = self.spool.result(job.id)
+        assert folder is not None
+        manifest = json.loads((folder / "manifest.json").read_text())
+        metrics.job_seconds.labels(job.app).observe(seconds)
+        if manifest["state"] == "declined":
+            with self.ledger.begin() as tx:
+                ended = jobs.decline(tx, job, manifest["reason"])
+            logger.info("job declined")
+            metrics.jobs_ended.labels(job.app, "declined").inc(ended)
+            return
+        with self.ledger.begin() as tx:
+            ended = jobs.finish(tx, job, self._rows(folder, manifest), seconds=manifest.get("seconds", {}))
+        if ended:
+            metrics.jobs_ended.labels(job.app, "done").inc()
+            logger.info("job done", results=len(manifest["objects"]), seconds=round(seconds, 3))
+            self.tickets.send("deliver", min(len(job.send_to), DELIVERY_THREADS))
+
+    def _rows(self, folder: Path, manifest: dict[str, Any]) -> list[jobs.ResultRow]:
+        return [
+            jobs.ResultRow(
+                sop_instance_uid=each["SOPInstanceUID"],
+                sop_class_uid=each["SOPClassUID"],
+                transfer_syntax_uid=each["TransferSyntaxUID"],
+                kind=each["kind"],
+                path=str((folder / each["file"]).relative_to(self.spool.root)),
+                size=each["size"],
+            )
+            for each in manifest["objects"]
+            if each.get("SOPInstanceUID")
+        ]
+
+    def _ended_badly(self, job: Row[Any], ending: Ending, logger: Any) -> None:
+        if ending.how == "stopped":
+            logger.info("job stopped", reason=ending.detail)
+        elif ending.how == "crashed":
+            metrics.job_crashes.labels(job.app).inc()
+            with self.ledger.begin() as tx:
+                jobs.crashed(tx, job, ending.detail)
+            logger.error("job crashed", how=ending.detail)
+            self.tickets.send(job.queue)
+        else:
+            self._fail(job, ending.detail, logger)
+
+    def _fail(self, job: Row[Any], error: str, logger: Any) -> None:
+        with self.ledger.begin() as tx:
+            ended = jobs.fail(tx, job, error)
+        metrics.jobs_ended.labels(job.app, "failed").inc(ended)
+        logger.error("job failed", remedy=f"`radnode job {job.id[:12]}` shows its log; `radnode retry {job.id[:12]}` runs it again")
+
+    def _keep_log(self, job: Row[Any], work: Path) -> None:
+        if (work / LOG).exists():
+            target = self.settings.home / "log" / "jobs" / f"{job.id}.{job.attempt}.log"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(work / LOG, target)

@@ -1,0 +1,141 @@
+"""Deliveries in the ledger: one job's results on their way to one destination."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, func, select, update
+
+from radnode.domain.jobs import DeliveryState, backoff
+from radnode.state import schema
+from radnode.state.ledger import insert_new, note
+
+WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
+PARKED, EXPIRED = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value
+_delivery, _place = schema.delivery.c, schema.destination.c
+
+
+def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
+    """Takes the best waiting delivery whose destination is neither paused, resting after a failure, nor being served."""
+    mine = _delivery.destination
+    resting = exists().where(_place.name == mine, _place.not_before > now)
+    paused = exists().where(schema.pause.c.kind == "destination", schema.pause.c.name == mine)
+    other = schema.delivery.alias()
+    served = exists().where(other.c.destination == mine, other.c.state == SENDING)
+    free = and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, ~served)
+    best = (select(_delivery.id).where(free).order_by(_delivery.priority, _delivery.created_at).limit(1)
+            .with_for_update(skip_locked=True, of=schema.delivery).scalar_subquery())  # fmt: skip
+    taken = {"state": SENDING, "owner": owner, "attempt": _delivery.attempt + 1}
+    return tx.execute(update(schema.delivery).where(_delivery.id == best).values(taken).returning(schema.delivery)).first()
+
+
+def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
+    """The results this destination has not taken yet, in the order in which the job made them."""
+    result = schema.result.c
+    taken = exists().where(
+        schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid == result.sop_instance_uid, schema.sent.c.stored
+    )
+    query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(result.position)
+    return tx.execute(query).all()
+
+
+def record_sent(tx: Connection, delivery: Row[Any], answers: Sequence[tuple[str, int | None, str, bool]]) -> None:
+    """Keeps what the destination answered: (SOP Instance UID, status, comment, stored)."""
+    for uid, status, comment, stored in answers:
+        row = {"delivery_id": delivery.id, "sop_instance_uid": uid, "status": status, "comment": comment,
+               "stored": stored, "at": time.time()}  # fmt: skip
+        if tx.execute(insert_new(tx, schema.sent), row).rowcount != 1:
+            mine = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid == uid)
+            tx.execute(update(schema.sent).where(mine, ~schema.sent.c.stored).values(row))
+
+
+def delivered(tx: Connection, delivery: Row[Any], instances: int) -> bool:
+    if not _end(tx, delivery, DELIVERED, ""):
+        return False
+    _rest(tx, delivery.destination, 0, 0.0)
+    return _noted(tx, delivery, "delivered", instances=instances)
+
+
+def park(tx: Connection, delivery: Row[Any], error: str) -> bool:
+    """Trying again cannot help: it waits for a person."""
+    return _end(tx, delivery, PARKED, error) and _noted(tx, delivery, "parked", error=error)
+
+
+def expire(tx: Connection, delivery: Row[Any]) -> bool:
+    return _end(tx, delivery, EXPIRED, "older than the rule's `expire`") and _noted(tx, delivery, "expired")
+
+
+def postpone(tx: Connection, delivery: Row[Any], error: str, now: float, *, peer_down: bool) -> bool:
+    """Back to waiting, later. Where the peer itself is at fault every delivery to it rests."""
+    failures = delivery.failures + 1
+    wait = backoff(failures)
+    values = {"state": WAITING, "owner": "", "failures": failures, "error": error, "not_before": now + wait}
+    if tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount != 1:
+        return False
+    if peer_down:
+        _rest(tx, delivery.destination, failures, now + wait)
+    if failures in (1, 2, 3) or failures % 10 == 0:  # a peer that is down for days does not fill the timeline
+        _noted(tx, delivery, "postponed", error=error, failures=failures, again_in=wait)
+    return True
+
+
+def release_lost(tx: Connection, owner: str) -> None:
+    """Gives back what a dead worker was sending."""
+    values = {"state": WAITING, "owner": ""}
+    tx.execute(update(schema.delivery).where(_delivery.state == SENDING, _delivery.owner == owner).values(values))
+
+
+def retry(tx: Connection, delivery_id: int, who: str) -> bool:
+    """A person sets a parked, expired or waiting delivery on its way at once."""
+    again = and_(_delivery.id == delivery_id, _delivery.state.in_((PARKED, EXPIRED, WAITING)))
+    values = {"state": WAITING, "failures": 0, "error": "", "not_before": 0.0, "expires_at": None, "finished_at": None}
+    if tx.execute(update(schema.delivery).where(again).values(values)).rowcount != 1:
+        return False
+    delivery = tx.execute(select(schema.delivery).where(_delivery.id == delivery_id)).one()
+    _rest(tx, delivery.destination, 0, 0.0)
+    return _noted(tx, delivery, "delivery retried", who=who)
+
+
+def wake_all(tx: Connection) -> None:
+    """At the start of core: retry times of an earlier boot mean nothing on this clock, so nothing waits for them."""
+    tx.execute(update(schema.delivery).where(_delivery.state == WAITING).values(not_before=0.0))
+    tx.execute(update(schema.destination).values(not_before=0.0))
+
+
+def runnable(tx: Connection, now: float) -> int:
+    """Destinations with a delivery that may start now: one is served by one worker at a time."""
+    resting = exists().where(_place.name == _delivery.destination, _place.not_before > now)
+    query = select(func.count(_delivery.destination.distinct())).where(_delivery.state == WAITING, _delivery.not_before <= now, ~resting)
+    return int(tx.execute(query).scalar_one())
+
+
+def states(tx: Connection) -> Sequence[tuple[str, str, int, float]]:
+    """(destination, state, count, oldest created_at) of deliveries that are not finished."""
+    live = _delivery.state.in_((WAITING, SENDING, PARKED, DeliveryState.HELD.value))
+    query = select(_delivery.destination, _delivery.state, func.count(), func.min(_delivery.created_at)).where(live)
+    return [tuple(row) for row in tx.execute(query.group_by(_delivery.destination, _delivery.state))]
+
+
+def _rest(tx: Connection, name: str, failures: int, until: float) -> None:
+    row = {"name": name, "failures": failures, "not_before": until}
+    if tx.execute(insert_new(tx, schema.destination), row).rowcount != 1:
+        tx.execute(update(schema.destination).where(_place.name == name).values(row))
+
+
+def _ours(delivery: Row[Any]) -> Any:
+    return and_(_delivery.id == delivery.id, _delivery.state == SENDING, _delivery.owner == delivery.owner,
+                _delivery.attempt == delivery.attempt)  # fmt: skip
+
+
+def _end(tx: Connection, delivery: Row[Any], state: str, error: str) -> bool:
+    values = {"state": state, "error": error, "owner": "", "finished_at": time.time()}
+    return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
+
+
+def _noted(tx: Connection, delivery: Row[Any], kind: str, **data: Any) -> bool:
+    job = tx.execute(select(schema.job.c.study_id, schema.job.c.series_id).where(schema.job.c.id == delivery.job_id)).one()
+    note(tx, kind, study_id=job.study_id, series_id=job.series_id, job_id=delivery.job_id, delivery_id=delivery.id,
+         destination=delivery.destination, **data)  # fmt: skip
+    return True

@@ -1,0 +1,203 @@
+"""Arrivals into the ledger, and series and studies from receiving to complete."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, exists, func, select, update
+
+from radnode.domain.jobs import SeriesState
+from radnode.state import schema
+from radnode.state.arrivals import Arrival, AssociationEnd
+from radnode.state.ledger import insert_new, note
+
+RECEIVING, COMPLETE = SeriesState.RECEIVING.value, SeriesState.COMPLETE.value
+_CHUNK = 500  # SQLite takes a limited number of variables in one statement
+
+
+def record(tx: Connection, arrivals: Sequence[Arrival], ends: Sequence[AssociationEnd], *, clock_offset: float = 0.0) -> None:
+    """Files a batch of arrivals. Recording the same batch again changes nothing.
+
+    Args:
+        clock_offset: seconds to add to `Arrival.seen` to get the ledger's clock.
+    """
+    own = _own_results(tx, arrivals)
+    by_series: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
+    rows: list[dict[str, Any]] = []
+    for each in arrivals:
+        if each.flaw:
+            rows.append(_instance_row(each, None, own=False))
+        else:
+            by_series[each.study_uid, each.series_uid].append(each)
+    for (study_uid, series_uid), members in sorted(by_series.items()):
+        theirs = [each for each in members if each.sop_instance_uid not in own]
+        series_id = _touch(tx, study_uid, series_uid, members, bool(theirs), clock_offset)
+        rows += [_instance_row(each, series_id, own=each.sop_instance_uid in own) for each in members]
+    if rows:
+        tx.execute(insert_new(tx, schema.instance), rows)
+    for flawed in (each for each in arrivals if each.flaw):
+        note(tx, "flawed", at=flawed.received_at, path=flawed.path, flaw=flawed.flaw, association=flawed.association)
+    if ends:
+        tx.execute(insert_new(tx, schema.association), [_association_row(each) for each in ends])
+
+
+def _own_results(tx: Connection, arrivals: Sequence[Arrival]) -> set[str]:
+    """Which of these are results of this node that come back: they are kept, and start nothing."""
+    uids = [each.sop_instance_uid for each in arrivals if not each.flaw]
+    own: set[str] = set()
+    for start in range(0, len(uids), _CHUNK):
+        column = schema.result.c.sop_instance_uid
+        made_here = and_(column.in_(uids[start : start + _CHUNK]), schema.result.c.kind != "original")
+        own.update(tx.execute(select(column).where(made_here)).scalars())
+    return own
+
+
+def _touch(tx: Connection, study_uid: str, series_uid: str, members: Sequence[Arrival], news: bool, offset: float) -> int:
+    """Notes that a series received something and returns its id. Own results coming back leave its state alone."""
+    first, last = members[0], members[-1]
+    seen = last.seen + offset
+    times = {"seen": seen, "first_received_at": first.received_at, "last_received_at": last.received_at}
+    state = RECEIVING if news else COMPLETE
+    tx.execute(insert_new(tx, schema.study), {"study_instance_uid": study_uid, "state": state, **times})
+    study_id = int(tx.execute(select(schema.study.c.id).where(schema.study.c.study_instance_uid == study_uid)).scalar_one())
+    titles = {"calling_aet": first.calling_aet, "called_aet": first.called_aet}
+    row = {"study_id": study_id, "series_instance_uid": series_uid, "state": state, **times, **titles}
+    new = tx.execute(insert_new(tx, schema.series), row).rowcount == 1
+    mine = and_(schema.series.c.study_id == study_id, schema.series.c.series_instance_uid == series_uid)
+    series_id = int(tx.execute(select(schema.series.c.id).where(mine)).scalar_one())
+    if news:
+        for table, identity in ((schema.study, study_id), (schema.series, series_id)):
+            moved = {"state": RECEIVING, "changes": table.c.changes + 1, "last_received_at": last.received_at,
+                     "seen": case((table.c.seen > seen, table.c.seen), else_=seen)}  # fmt: skip
+            tx.execute(update(table).where(table.c.id == identity).values(moved))
+    if new and news:
+        note(tx, "received", at=first.received_at, study_id=study_id, series_id=series_id, SeriesInstanceUID=series_uid,
+             calling_aet=first.calling_aet, called_aet=first.called_aet, peer=first.peer,
+             user_identity=first.user_identity, association=first.association)  # fmt: skip
+    return series_id
+
+
+def _instance_row(each: Arrival, series_id: int | None, *, own: bool) -> dict[str, Any]:
+    return {
+        "series_id": series_id, "sop_instance_uid": each.sop_instance_uid, "sop_class_uid": each.sop_class_uid,
+        "transfer_syntax_uid": each.transfer_syntax_uid, "path": each.path, "size": each.size,
+        "received_at": each.received_at, "association": each.association, "flaw": each.flaw, "own": own, "generation": 0,
+    }  # fmt: skip
+
+
+def _association_row(each: AssociationEnd) -> dict[str, Any]:
+    return {
+        "id": each.association, "how": each.how, "calling_aet": each.calling_aet, "called_aet": each.called_aet,
+        "peer": each.peer, "instances": each.instances, "opened_at": each.opened_at, "closed_at": each.closed_at,
+    }  # fmt: skip
+
+
+def restart_quiet_time(tx: Connection, now: float) -> None:
+    """After a restart of core silence means nothing yet: every open series' quiet time starts anew."""
+    for table in (schema.series, schema.study):
+        tx.execute(update(table).where(table.c.state == RECEIVING).values(seen=now))
+
+
+def anything_open(tx: Connection) -> bool:
+    return bool(tx.execute(select(exists().where(schema.study.c.state == RECEIVING))).scalar())
+
+
+def quiet_series(tx: Connection, since: float, limit: int = 100) -> Sequence[Row[Any]]:
+    """Series still receiving that have seen nothing after `since` (ledger clock)."""
+    column = schema.series.c
+    due = and_(column.state == RECEIVING, column.seen <= since)
+    return tx.execute(select(schema.series).where(due).order_by(column.seen).limit(limit)).all()
+
+
+def quiet_studies(tx: Connection, since: float, limit: int = 100) -> Sequence[Row[Any]]:
+    """Studies still receiving, quiet since `since`, all of whose series are complete."""
+    column = schema.study.c
+    open_series = exists().where(schema.series.c.study_id == column.id, schema.series.c.state == RECEIVING)
+    due = and_(column.state == RECEIVING, column.seen <= since, ~open_series)
+    return tx.execute(select(schema.study).where(due).order_by(column.seen).limit(limit)).all()
+
+
+def series_of(tx: Connection, study_id: int) -> Sequence[Row[Any]]:
+    return tx.execute(select(schema.series).where(schema.series.c.study_id == study_id).order_by(schema.series.c.id)).all()
+
+
+def study_of(tx: Connection, study_id: int) -> Row[Any]:
+    return tx.execute(select(schema.study).where(schema.study.c.id == study_id)).one()
+
+
+def instances_of(tx: Connection, series_id: int) -> Sequence[Row[Any]]:
+    """The series' instances that came from outside, oldest first; a re-sent one appears twice."""
+    column = schema.instance.c
+    wanted = and_(column.series_id == series_id, column.flaw == "", column.own.is_(False))
+    return tx.execute(select(schema.instance).where(wanted).order_by(column.id)).all()
+
+
+def complete_series(tx: Connection, series: Row[Any], *, generation: int, instance_ids: Iterable[int], instances: int,
+                    headers: dict[str, Any]) -> bool:
+    """Completes a series unless something arrived since `series` was read; then False, and nothing is changed."""
+    column = schema.series.c
+    unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
+    values = {"state": COMPLETE, "generation": generation, "headers": headers, "instances": instances}
+    if tx.execute(update(schema.series).where(unchanged).values(values)).rowcount != 1:
+        return False
+    ids = list(instance_ids)
+    for start in range(0, len(ids), _CHUNK):
+        part = schema.instance.c.id.in_(ids[start : start + _CHUNK])
+        tx.execute(update(schema.instance).where(part).values(generation=generation))
+    return True
+
+
+def describe_study(tx: Connection, study_id: int, accession_number: str, patient_id: str, headers: dict[str, Any]) -> None:
+    values = {"accession_number": accession_number, "patient_id": patient_id, "headers": headers}
+    tx.execute(update(schema.study).where(schema.study.c.id == study_id).values(values))
+
+
+def complete_study(tx: Connection, study: Row[Any]) -> bool:
+    """Completes a study unless something arrived since `study` was read."""
+    column = schema.study.c
+    unchanged = and_(column.id == study.id, column.changes == study.changes, column.state == RECEIVING)
+    return tx.execute(update(schema.study).where(unchanged).values(state=COMPLETE)).rowcount == 1
+
+
+def drop_instance(tx: Connection, instance_id: int) -> None:
+    """Forgets a copy that is byte for byte what is kept already."""
+    tx.execute(schema.instance.delete().where(schema.instance.c.id == instance_id))
+
+
+def known_paths(tx: Connection, prefix: str) -> set[str]:
+    """Paths of all recorded instances in one bucket of the spool (`prefix` ends in a slash)."""
+    column = schema.instance.c.path
+    return set(tx.execute(select(column).where(column >= prefix, column < prefix[:-1] + "0")).scalars())
+
+
+def seal(tx: Connection, bucket: str) -> None:
+    """Buckets before this one were scanned after they had closed: later scans leave them out."""
+    tx.execute(update(schema.node).where(schema.node.c.key == "sealed_before").values(value=bucket))
+
+
+def counts(tx: Connection) -> dict[str, int]:
+    """Open series: for the metric."""
+    open_series = select(func.count()).select_from(schema.series).where(schema.series.c.state == RECEIVING)
+    return {"series_open": int(tx.execute(open_series).scalar_one())}
+
+
+def remember_routing(tx: Connection, version: str, text: str, peers: dict[str, Any]) -> None:
+    """Keeps a routing that took effect: the one with the highest `number` is in force.
+
+    Args:
+        peers: its destinations and senders, for the parts that do not know the apps and so cannot read the text.
+    """
+    number = int(tx.execute(select(func.coalesce(func.max(schema.routing.c.number), 0))).scalar_one()) + 1
+    row = {"version": version, "text": text, "peers": peers, "applied_at": time.time(), "number": number}
+    if tx.execute(insert_new(tx, schema.routing), row).rowcount != 1:
+        again = schema.routing.c.version == version
+        tx.execute(update(schema.routing).where(again).values(number=number, peers=peers))
+
+
+def routing_in_force(tx: Connection) -> Row[Any] | None:
+    return tx.execute(select(schema.routing).order_by(schema.routing.c.number.desc()).limit(1)).first()
+
+

@@ -1,0 +1,245 @@
+"""Jobs in the ledger: made once, claimed by one worker at a time, finished under the claim's fencing token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+
+from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST, JobState, SeriesLabel
+from radnode.state import schema
+from radnode.state.ledger import insert_new, note
+
+WAITING, RUNNING, DONE = JobState.WAITING.value, JobState.RUNNING.value, JobState.DONE.value
+FAILED, DECLINED, CANCELLED = JobState.FAILED.value, JobState.DECLINED.value, JobState.CANCELLED.value
+_job = schema.job.c
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A match frozen: everything the job will ever know of `routing.yaml`.
+
+    Attributes:
+        inputs: input name -> ids of instances in the ledger.
+        not_before: on the ledger's clock; 0 for at once.
+    """
+
+    id: str
+    study_id: int
+    series_id: int | None
+    rule: str
+    routing_version: str
+    app: str
+    app_version: str
+    level: str
+    options: dict[str, Any]
+    send_to: tuple[str, ...]
+    queue: str
+    priority: int
+    last_image_at: float
+    inputs: dict[str, list[int]]
+    label: SeriesLabel = field(default_factory=SeriesLabel)
+    expire: float | None = None
+    not_before: float = 0.0
+
+
+def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
+    """Makes the job, or joins the one that does the same work already: highest priority, union of destinations.
+
+    Returns True where the job is new.
+    """
+    row = {
+        "id": new.id, "study_id": new.study_id, "series_id": new.series_id, "rule": new.rule,
+        "routing_version": new.routing_version, "app": new.app, "app_version": new.app_version, "level": new.level,
+        "options": new.options, "label": {"number": new.label.number, "description": new.label.description},
+        "send_to": list(new.send_to), "expire": new.expire, "queue": new.queue, "priority": new.priority,
+        "state": state, "not_before": new.not_before, "created_at": time.time(), "last_image_at": new.last_image_at,
+    }  # fmt: skip
+    if tx.execute(insert_new(tx, schema.job), row).rowcount != 1:
+        _join(tx, new)
+        return False
+    inputs = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
+    tx.execute(insert(schema.job_input), inputs)
+    note(tx, "job", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule, app=new.app,
+         app_version=new.app_version, routing_version=new.routing_version)  # fmt: skip
+    return True
+
+
+def _join(tx: Connection, new: NewJob) -> None:
+    job = get(tx, new.id)
+    union = [*job.send_to, *(name for name in new.send_to if name not in job.send_to)]
+    values = {"send_to": union, "priority": min(job.priority, new.priority)}
+    tx.execute(update(schema.job).where(_job.id == new.id).values(values))
+    if job.state == DONE:
+        make_deliveries(tx, get(tx, new.id))
+    note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
+
+
+def get(tx: Connection, job_id: str) -> Row[Any]:
+    return tx.execute(select(schema.job).where(_job.id == job_id)).one()
+
+
+def claim(tx: Connection, queue: str, owner: str, now: float) -> Row[Any] | None:
+    """Takes the best waiting job of a queue: by priority, then age. `attempt` of the row is the fencing token."""
+    paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
+    runnable = and_(_job.queue == queue, _job.state == WAITING, _job.not_before <= now, ~paused)
+    best = (select(_job.id).where(runnable).order_by(_job.priority, _job.created_at).limit(1)
+            .with_for_update(skip_locked=True, of=schema.job).scalar_subquery())  # fmt: skip
+    taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time()}
+    job = tx.execute(update(schema.job).where(_job.id == best).values(taken).returning(schema.job)).first()
+    if job is not None:
+        note(tx, "running", study_id=job.study_id, series_id=job.series_id, job_id=job.id, attempt=job.attempt, worker=owner)
+    return job
+
+
+def inputs(tx: Connection, job_id: str) -> dict[str, list[str]]:
+    """Input name -> paths relative to the spool, in the order in which the instances arrived."""
+    query = (select(schema.job_input.c.name, schema.instance.c.path)
+             .join(schema.instance, schema.instance.c.id == schema.job_input.c.instance_id)
+             .where(schema.job_input.c.job_id == job_id).order_by(schema.job_input.c.name, schema.instance.c.id))  # fmt: skip
+    named: dict[str, list[str]] = {}
+    for name, path in tx.execute(query):
+        named.setdefault(name, []).append(path)
+    return named
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    kind: str
+    path: str
+    size: int
+
+
+def finish(tx: Connection, job: Row[Any], results: Sequence[ResultRow], **details: Any) -> bool:
+    """The job is done: its results, and a delivery for every destination. False if the claim is no longer ours."""
+    if not _end(tx, job, DONE, ""):
+        return False
+    add_results(tx, job.id, results)
+    note(tx, "done", study_id=job.study_id, series_id=job.series_id, job_id=job.id, results=len(results), **details)
+    make_deliveries(tx, get(tx, job.id))
+    return True
+
+
+def add_results(tx: Connection, job_id: str, results: Sequence[ResultRow]) -> None:
+    rows = [{"job_id": job_id, "position": n, **vars(each)} for n, each in enumerate(results)]
+    if rows:
+        tx.execute(insert_new(tx, schema.result), rows)
+
+
+def make_deliveries(tx: Connection, job: Row[Any]) -> None:
+    """A delivery to every destination of the job that has none yet; none where there is nothing to send."""
+    if not tx.execute(select(exists().where(schema.result.c.job_id == job.id))).scalar():
+        return
+    expires = None if job.expire is None else job.last_image_at + job.expire
+    for name in job.send_to:
+        row = {"job_id": job.id, "destination": name, "priority": job.priority, "state": "waiting",
+               "created_at": time.time(), "expires_at": expires}  # fmt: skip
+        tx.execute(insert_new(tx, schema.delivery), row)
+
+
+def decline(tx: Connection, job: Row[Any], reason: str) -> bool:
+    return _end(tx, job, DECLINED, reason) and _noted(tx, job, "declined", reason=reason)
+
+
+def fail(tx: Connection, job: Row[Any], error: str) -> bool:
+    return _end(tx, job, FAILED, error) and _noted(tx, job, "failed", error=error)
+
+
+def crashed(tx: Connection, job: Row[Any], how: str) -> bool:
+    """The child died by a signal: run again until it is taken for poison."""
+    if job.crashes + 1 >= MAX_CRASHES:
+        tx.execute(update(schema.job).where(_job.id == job.id).values(crashes=_job.crashes + 1))
+        return fail(tx, job, f"crashed {job.crashes + 1} times, last: {how}")
+    values = {"state": WAITING, "owner": "", "crashes": _job.crashes + 1}
+    ours = _ours(job)
+    return tx.execute(update(schema.job).where(ours).values(values)).rowcount == 1 and _noted(tx, job, "crashed", error=how)
+
+
+def release_lost(tx: Connection, owner: str) -> int:
+    """Gives back what a dead worker had in hand; returns how many jobs."""
+    lost = tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all()
+    for job in lost:
+        if job.losses + 1 >= MAX_WORKERS_LOST:
+            fail(tx, job, f"its worker was lost {job.losses + 1} times")
+            continue
+        values = {"state": WAITING, "owner": "", "losses": _job.losses + 1}
+        if tx.execute(update(schema.job).where(_ours(job)).values(values)).rowcount:
+            _noted(tx, job, "worker lost", worker=owner)
+    return len(lost)
+
+
+def interrupt(tx: Connection, owner: str) -> None:
+    """Gives back what a worker had in hand when it was told to stop: nobody's fault, so nothing is counted."""
+    for job in tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all():
+        tx.execute(update(schema.job).where(_ours(job)).values(state=WAITING, owner=""))
+        _noted(tx, job, "interrupted", worker=owner)
+
+
+def owners(tx: Connection) -> set[str]:
+    """Workers that have a job or a delivery in hand."""
+    running = select(_job.owner).where(_job.state == RUNNING).distinct()
+    sending = select(schema.delivery.c.owner).where(schema.delivery.c.state == "sending").distinct()
+    return {*tx.execute(running).scalars(), *tx.execute(sending).scalars()}
+
+
+def is_ours(tx: Connection, job: Row[Any]) -> bool:
+    """Whether the claim still stands: a cancelled or re-claimed job is not ours any more."""
+    return bool(tx.execute(select(exists().where(_ours(job)))).scalar())
+
+
+def is_running(tx: Connection, job_id: str) -> bool:
+    return bool(tx.execute(select(exists().where(_job.id == job_id, _job.state == RUNNING))).scalar())
+
+
+def retry(tx: Connection, job_id: str, who: str) -> bool:
+    """A person sets a failed or cancelled job waiting again."""
+    again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED)))
+    values = {"state": WAITING, "owner": "", "crashes": 0, "losses": 0, "error": "", "not_before": 0.0, "finished_at": None}
+    if tx.execute(update(schema.job).where(again).values(values)).rowcount != 1:
+        return False
+    return _noted(tx, get(tx, job_id), "retried", who=who)
+
+
+def cancel(tx: Connection, job_id: str, who: str) -> bool:
+    """A person stops a waiting or running job; its worker sees that the claim is gone and kills the child."""
+    live = and_(_job.id == job_id, _job.state.in_((WAITING, RUNNING)))
+    values = {"state": CANCELLED, "owner": "", "finished_at": time.time()}
+    if tx.execute(update(schema.job).where(live).values(values)).rowcount != 1:
+        return False
+    return _noted(tx, get(tx, job_id), "cancelled", who=who)
+
+
+def runnable(tx: Connection, now: float) -> dict[str, int]:
+    """Queue -> waiting jobs that may start now: what the reconciler tops tickets up to."""
+    query = select(_job.queue, func.count()).where(_job.state == WAITING, _job.not_before <= now).group_by(_job.queue)
+    return {queue: count for queue, count in tx.execute(query)}
+
+
+def states(tx: Connection) -> dict[str, int]:
+    """State -> jobs, of the states that are not final."""
+    live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == "held")
+    return {state: count for state, count in tx.execute(select(_job.state, func.count()).where(live).group_by(_job.state))}
+
+
+def oldest_waiting(tx: Connection) -> float | None:
+    return tx.execute(select(func.min(_job.created_at)).where(_job.state == WAITING)).scalar()
+
+
+def _ours(job: Row[Any]) -> Any:
+    return and_(_job.id == job.id, _job.state == RUNNING, _job.owner == job.owner, _job.attempt == job.attempt)
+
+
+def _end(tx: Connection, job: Row[Any], state: str, error: str) -> bool:
+    values = {"state": state, "error": error, "owner": "", "finished_at": time.time()}
+    return tx.execute(update(schema.job).where(_ours(job)).values(values)).rowcount == 1
+
+
+def _noted(tx: Connection, job: Row[Any], kind: str, **data: Any) -> bool:
+    note(tx, kind, study_id=job.study_id, series_id=job.series_id, job_id=job.id, **data)
+    return True

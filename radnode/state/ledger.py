@@ -1,0 +1,173 @@
+"""The ledger: a SQL database (SQLite on one machine, PostgreSQL for a cluster), its transactions, clock and schema."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.sql.schema import Table
+
+from radnode.domain.errors import LedgerError
+from radnode.state import schema
+
+# Older libraries can corrupt a WAL that several processes write and checkpoint at once (fixed in 3.51.3).
+_SAFE_WAL = (3, 51, 3)
+_SQLITE_FILE = "ledger.sqlite"
+
+
+class Ledger:
+    """A connection pool to the ledger. `begin()` is one transaction; the functions beside this module work in it."""
+
+    def __init__(self, home: Path, url: str = "") -> None:
+        self.file = None if url else home / _SQLITE_FILE
+        try:
+            self.engine = _engine(self.file, url)
+        except ArgumentError:
+            raise LedgerError("DATABASE_URL is no database URL", remedy="postgresql://user:password@host/name") from None
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end of the block, rolled back by an exception."""
+        with self.engine.begin() as tx:
+            yield tx
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads, and keeps no writer waiting longer than it takes."""
+        with self.engine.connect().execution_options(radnode_read=True) as tx:
+            yield tx
+
+    def now(self) -> float:
+        """Seconds on a clock that all parts share and that wall-clock steps do not move.
+
+        SQLite means one host: its clock since boot. PostgreSQL: the database server's time.
+        """
+        if self.file is not None:
+            return boot_time()
+        with self.read() as tx:
+            return float(tx.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+
+    def migrate(self) -> None:
+        """Brings the schema to this version, after a backup. Raises LedgerError for a newer one than this."""
+        script = ScriptDirectory.from_config(_alembic())
+        with self._reaching() as tx:
+            found = MigrationContext.configure(tx).get_current_revision()
+        if found == script.get_current_head():
+            return
+        if found is not None:
+            _refuse_newer(script, found)
+            self._backup(found)
+        config = _alembic()
+        with self.engine.begin() as tx:
+            config.attributes["connection"] = tx
+            command.upgrade(config, "head")
+
+    def ready(self) -> None:
+        """Raises LedgerError unless the schema is this version's: for parts that do not migrate."""
+        head = ScriptDirectory.from_config(_alembic()).get_current_head()
+        with self._reaching() as tx:
+            found = MigrationContext.configure(tx).get_current_revision()
+        if found != head:
+            raise LedgerError(f"the ledger has schema {found or 'none'}, this version needs {head}",
+                              remedy="start `radnode core` of this version first: it migrates")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[Connection]:
+        try:
+            with self.read() as tx:
+                yield tx
+        except DBAPIError as error:
+            where = str(self.file) if self.file else self.engine.url.render_as_string(hide_password=True)
+            raise LedgerError(f"the ledger {where} cannot be opened: {error.orig}",
+                              remedy="check RADNODE_HOME, or DATABASE_URL and that the server runs") from None
+
+    def _backup(self, revision: str) -> None:
+        """A consistent copy beside the SQLite file; PostgreSQL migrates inside one transaction and has its own tools."""
+        if self.file is None:
+            return
+        target = self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite")
+        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+
+
+def boot_time() -> float:
+    """Seconds since the host started, running on through suspend where the system can tell (Linux)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def insert_new(tx: Connection, table: Table) -> Any:
+    """An INSERT that leaves rows alone which are there already."""
+    make = insert_sqlite if tx.dialect.name == "sqlite" else insert_postgresql
+    return make(table).on_conflict_do_nothing()
+
+
+def note(tx: Connection, kind: str, *, at: float | None = None, study_id: int | None = None, series_id: int | None = None,
+         job_id: str | None = None, delivery_id: int | None = None, **data: Any) -> None:
+    """Writes one event of a study's timeline."""
+    tx.execute(insert(schema.event).values(
+        at=time.time() if at is None else at, kind=kind, study_id=study_id, series_id=series_id,
+        job_id=job_id, delivery_id=delivery_id, data=data))  # fmt: skip
+
+
+def _engine(file: Path | None, url: str) -> Engine:
+    if file is None:
+        for scheme in ("postgresql://", "postgres://"):
+            url = url.replace(scheme, "postgresql+psycopg://", 1) if url.startswith(scheme) else url
+        return create_engine(url, pool_pre_ping=True, pool_size=20)
+    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 60}, pool_size=20)
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves: see _begin_sqlite
+    mode = "WAL" if sqlite3.sqlite_version_info >= _SAFE_WAL else "PERSIST"
+    for pragma in (f"journal_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(tx: Connection) -> None:
+    """A writer takes the lock at once: upgrading a read lock half-way could not wait, only fail."""
+    reading = tx.get_execution_options().get("radnode_read")
+    tx.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _refuse_newer(script: ScriptDirectory, found: str) -> None:
+    try:
+        script.get_revision(found)
+    except CommandError:
+        raise LedgerError(f"the ledger has schema {found}, which a newer radnode made",
+                          remedy="run that version, or restore the backup it made beside the ledger") from None
+
+
+def value(tx: Connection, key: str, default: str) -> str:
+    """A value the node keeps about itself; `default` is stored where there is none yet."""
+    tx.execute(insert_new(tx, schema.node), {"key": key, "value": default})
+    return str(tx.execute(select(schema.node.c.value).where(schema.node.c.key == key)).scalar_one())
+
+
+def ping(tx: Connection) -> None:
+    tx.execute(text("SELECT 1"))

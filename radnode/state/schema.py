@@ -1,0 +1,233 @@
+"""The ledger's tables. A change here needs a migration in `migrations/versions`; a test compares the two.
+
+Times ending in `_at` are seconds since the epoch, for people. `seen` and `not_before` are seconds on the ledger's own
+clock (`Ledger.now`), which a step of the wall clock does not move: only those are ever compared with each other.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in a column typed INTEGER
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("study_instance_uid", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("changes", Integer, nullable=False, default=0),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("accession_number", Text, nullable=False, default="", index=True),
+    Column("patient_id", Text, nullable=False, default="", index=True),
+    Column("headers", JSON, nullable=False, default=dict),
+    Index("ix_study_state_seen", "state", "seen"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("study_id", ForeignKey("study.id"), nullable=False, index=True),
+    Column("series_instance_uid", Text, nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("generation", Integer, nullable=False, default=0),
+    Column("seen", Float, nullable=False),
+    Column("changes", Integer, nullable=False, default=0),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("calling_aet", Text, nullable=False, default=""),
+    Column("called_aet", Text, nullable=False, default=""),
+    Column("instances", Integer, nullable=False, default=0),
+    Column("headers", JSON, nullable=False, default=dict),
+    UniqueConstraint("study_id", "series_instance_uid"),
+    Index("ix_series_state_seen", "state", "seen"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("series_id", ForeignKey("series.id"), index=True),
+    Column("sop_instance_uid", Text, nullable=False, index=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("path", Text, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("association", Text, nullable=False, default=""),
+    Column("generation", Integer, nullable=False, default=0),
+    Column("flaw", Text, nullable=False, default=""),
+    Column("own", Boolean, nullable=False, default=False),
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("how", Text, nullable=False),
+    Column("calling_aet", Text, nullable=False),
+    Column("called_aet", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("closed_at", Float, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("study_id", ForeignKey("study.id"), nullable=False, index=True),
+    Column("series_id", ForeignKey("series.id")),
+    Column("rule", Text, nullable=False),
+    Column("routing_version", Text, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("app_version", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("label", JSON, nullable=False),
+    Column("send_to", JSON, nullable=False),
+    Column("expire", Float),
+    Column("queue", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),
+    Column("losses", Integer, nullable=False, default=0),
+    Column("owner", Text, nullable=False, default=""),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("error", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("last_image_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Index("ix_job_claim", "queue", "state", "priority", "created_at"),
+    Index("ix_job_state_app", "state", "app"),
+)
+
+job_input = Table(
+    "job_input",
+    metadata,
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("instance_id", ForeignKey("instance.id"), primary_key=True),
+)
+
+# What a job made: results, or the originals themselves where the rule forwards.
+result = Table(
+    "result",
+    metadata,
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True, index=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("position", Integer, nullable=False),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("owner", Text, nullable=False, default=""),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("expires_at", Float),
+    Column("error", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    UniqueConstraint("job_id", "destination"),
+    Index("ix_delivery_claim", "state", "priority", "created_at"),
+    Index("ix_delivery_destination", "destination", "state"),
+)
+
+# What one destination answered for one instance: what it has taken is not sent to it again.
+sent = Table(
+    "sent",
+    metadata,
+    Column("delivery_id", ForeignKey("delivery.id"), primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True),
+    Column("status", Integer),
+    Column("comment", Text, nullable=False, default=""),
+    Column("stored", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+destination = Table(
+    "destination",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+)
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("study_id", ForeignKey("study.id"), index=True),
+    Column("series_id", ForeignKey("series.id")),
+    Column("job_id", Text, index=True),
+    Column("delivery_id", Key),
+    Column("data", JSON, nullable=False, default=dict),
+)
+
+routing = Table(
+    "routing",
+    metadata,
+    Column("version", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("peers", JSON, nullable=False),
+    Column("applied_at", Float, nullable=False),
+    Column("number", Integer, nullable=False),
+)
+
+node = Table(
+    "node",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,223 @@
+"""What people and programs are shown: studies with their series, jobs, deliveries and timeline, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, tzinfo
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
+
+from radnode.domain.errors import NotFoundError
+from radnode.domain.jobs import DeliveryState, JobState
+from radnode.state import schema
+
+View = dict[str, Any]
+
+_ATTENTION_JOBS = (JobState.FAILED.value, JobState.HELD.value)
+_ATTENTION_DELIVERIES = (DeliveryState.PARKED.value, DeliveryState.HELD.value, DeliveryState.EXPIRED.value)
+_LIVE_JOBS = (JobState.WAITING.value, JobState.RUNNING.value)
+_LIVE_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
+
+
+class Views:
+    """Reads the ledger. Times come out as ISO 8601 in `zone` (None: the system's)."""
+
+    def __init__(self, tx: Connection, zone: tzinfo | None) -> None:
+        self._tx, self._zone = tx, zone
+
+    def studies(self, wanted: str = "", *, attention: bool = False, limit: int = 100) -> list[View]:
+        """The newest studies, or those of an accession number, a Patient ID or a UID; `attention`: where a person can act."""
+        column = schema.study.c
+        query = select(schema.study).order_by(column.last_received_at.desc(), column.id.desc()).limit(limit)
+        if wanted:
+            by_series = exists().where(schema.series.c.study_id == column.id, schema.series.c.series_instance_uid == wanted)
+            query = query.where(or_(column.accession_number == wanted, column.patient_id == wanted,
+                                    column.study_instance_uid == wanted, by_series))  # fmt: skip
+        if attention:
+            query = query.where(_needs_attention())
+        return [self._study(row) for row in self._tx.execute(query)]
+
+    def jobs(self, *, state: str = "", app: str = "", limit: int = 100) -> list[View]:
+        query = select(schema.job).order_by(schema.job.c.created_at.desc()).limit(limit)
+        if state:
+            query = query.where(schema.job.c.state == state)
+        if app:
+            query = query.where(schema.job.c.app == app)
+        return [self._job(row) for row in self._tx.execute(query)]
+
+    def job(self, prefix: str) -> View:
+        """One job by the beginning of its ID, with inputs, results, deliveries and timeline. Raises NotFoundError."""
+        row = self._one_job(prefix)
+        deliveries = self._rows(select(schema.delivery).where(schema.delivery.c.job_id == row.id).order_by(schema.delivery.c.id))
+        results = self._rows(select(schema.result).where(schema.result.c.job_id == row.id).order_by(schema.result.c.position))
+        counted = select(func.count()).select_from(schema.job_input).where(schema.job_input.c.job_id == row.id)
+        about_inputs = or_(
+            schema.event.c.job_id == row.id,
+            and_(schema.event.c.study_id == row.study_id, schema.event.c.job_id.is_(None),
+                 schema.event.c.at <= (row.finished_at or row.created_at)),
+        )  # fmt: skip
+        return {
+            **self._job(row),
+            "options": row.options,
+            "inputs": self._tx.execute(counted).scalar_one(),
+            "results": [
+                {"SOPInstanceUID": each.sop_instance_uid, "SOPClassUID": each.sop_class_uid, "kind": each.kind, "path": each.path}
+                for each in results
+            ],
+            "deliveries": [self._delivery(each) for each in deliveries],
+            "timeline": self._timeline(about_inputs),
+        }
+
+    def _one_job(self, prefix: str) -> Row[Any]:
+        found = self._rows(select(schema.job).where(schema.job.c.id.startswith(prefix, autoescape=True)).limit(2)) if prefix else []
+        if len(found) != 1:
+            fault = "several jobs begin" if found else "no job begins"
+            raise NotFoundError(f"{fault} with {prefix!r}", remedy="`radnode jobs` lists them")
+        return found[0]
+
+    def _study(self, row: Row[Any]) -> View:
+        jobs = self._rows(select(schema.job).where(schema.job.c.study_id == row.id).order_by(schema.job.c.created_at))
+        mine = select(schema.job.c.id).where(schema.job.c.study_id == row.id)
+        deliveries = self._rows(
+            select(schema.delivery).where(schema.delivery.c.job_id.in_(mine)).order_by(schema.delivery.c.id))  # fmt: skip
+        series = self._rows(select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id))
+        return {
+            "StudyInstanceUID": row.study_instance_uid,
+            "AccessionNumber": row.accession_number,
+            "PatientID": row.patient_id,
+            "StudyDescription": row.headers.get("StudyDescription", ""),
+            "state": _study_state(row.state, jobs, deliveries),
+            "received": self._time(row.first_received_at),
+            "last_received": self._time(row.last_received_at),
+            "series": [self._series(each) for each in series],
+            "jobs": [self._job(each) for each in jobs],
+            "deliveries": [self._delivery(each) for each in deliveries],
+            "timeline": self._timeline(schema.event.c.study_id == row.id),
+        }
+
+    def _series(self, row: Row[Any]) -> View:
+        column = schema.instance.c
+        sound = and_(column.series_id == row.id, column.flaw == "")
+        stored = self._tx.execute(select(func.count(column.sop_instance_uid.distinct())).where(sound)).scalar_one()
+        return {
+            "SeriesInstanceUID": row.series_instance_uid,
+            "Modality": row.headers.get("Modality", ""),
+            "SeriesDescription": row.headers.get("SeriesDescription", ""),
+            "state": row.state,
+            "generation": row.generation,
+            "instances": stored,
+            "CallingAETitle": row.calling_aet,
+            "CalledAETitle": row.called_aet,
+        }
+
+    def _job(self, row: Row[Any]) -> View:
+        study = self._tx.execute(select(schema.study.c.study_instance_uid, schema.study.c.accession_number)
+                                 .where(schema.study.c.id == row.study_id)).one()  # fmt: skip
+        return {
+            "id": row.id,
+            "state": row.state,
+            "app": row.app,
+            "app_version": row.app_version,
+            "rule": row.rule,
+            "routing_version": row.routing_version,
+            "level": row.level,
+            "queue": row.queue,
+            "priority": ("urgent", "normal", "low")[row.priority],
+            "send_to": row.send_to,
+            "attempt": row.attempt,
+            "crashes": row.crashes,
+            "error": row.error,
+            "created": self._time(row.created_at),
+            "started": self._time(row.started_at),
+            "finished": self._time(row.finished_at),
+            "StudyInstanceUID": study.study_instance_uid,
+            "AccessionNumber": study.accession_number,
+        }
+
+    def _delivery(self, row: Row[Any]) -> View:
+        answers = self._rows(select(schema.sent).where(schema.sent.c.delivery_id == row.id))
+        total = select(func.count()).select_from(schema.result).where(schema.result.c.job_id == row.job_id)
+        return {
+            "id": row.id,
+            "job": row.job_id,
+            "destination": row.destination,
+            "state": row.state,
+            "attempt": row.attempt,
+            "error": row.error,
+            "instances": self._tx.execute(total).scalar_one(),
+            "stored": sum(each.stored for each in answers),
+            "refused": [
+                {"SOPInstanceUID": each.sop_instance_uid, "status": each.status, "comment": each.comment}
+                for each in answers
+                if not each.stored
+            ],
+            "created": self._time(row.created_at),
+            "finished": self._time(row.finished_at),
+        }
+
+    def _timeline(self, which: Any) -> list[View]:
+        rows = self._rows(select(schema.event).where(which).order_by(schema.event.c.at, schema.event.c.id))
+        uids = self._series_uids(rows)
+        return [
+            {"at": self._time(each.at), "event": each.kind, "SeriesInstanceUID": uids.get(each.series_id, ""),
+             "job": each.job_id or "", "delivery": each.delivery_id, **each.data}
+            for each in rows
+        ]  # fmt: skip
+
+    def _series_uids(self, rows: Sequence[Row[Any]]) -> dict[int, str]:
+        ids = {each.series_id for each in rows if each.series_id is not None}
+        found = self._tx.execute(select(schema.series.c.id, schema.series.c.series_instance_uid).where(schema.series.c.id.in_(ids)))
+        return {identity: uid for identity, uid in found}
+
+    def _rows(self, query: Select[Any]) -> list[Row[Any]]:
+        return list(self._tx.execute(query).all())
+
+    def _time(self, at: float | None) -> str | None:
+        return None if at is None else datetime.fromtimestamp(at).astimezone(self._zone).isoformat(timespec="milliseconds")
+
+
+def select_jobs(tx: Connection, ids: Sequence[str], *, states: Sequence[str], app: str = "", rule: str = "", state: str = "",
+                since: float | None = None) -> list[str]:  # fmt: skip
+    """IDs of jobs by their beginnings, or by filters: only those in one of `states`."""
+    column = schema.job.c
+    query = select(column.id).where(column.state.in_(states)).order_by(column.created_at)
+    for chosen, value in ((column.app, app), (column.rule, rule), (column.state, state)):
+        query = query.where(chosen == value) if value else query
+    if since is not None:
+        query = query.where(column.created_at >= since)
+    if ids:
+        query = query.where(or_(*(column.id.startswith(each, autoescape=True) for each in ids)))
+    return list(tx.execute(query).scalars())
+
+
+def select_deliveries(tx: Connection, job_ids: Sequence[str], *, states: Sequence[str], destination: str = "", app: str = "",
+                      rule: str = "", since: float | None = None) -> list[int]:  # fmt: skip
+    """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states`."""
+    column, job = schema.delivery.c, schema.job.c
+    query = select(column.id).join(schema.job, job.id == column.job_id).where(column.state.in_(states)).order_by(column.id)
+    for chosen, value in ((column.destination, destination), (job.app, app), (job.rule, rule)):
+        query = query.where(chosen == value) if value else query
+    if since is not None:
+        query = query.where(column.created_at >= since)
+    if job_ids:
+        query = query.where(or_(*(column.job_id.startswith(each, autoescape=True) for each in job_ids)))
+    return list(tx.execute(query).scalars())
+
+
+def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]]) -> str:
+    """`receiving`, `complete` while work is under way, then `done`, or `attention` where a person can act."""
+    if any(each.state in _ATTENTION_JOBS for each in jobs) or any(each.state in _ATTENTION_DELIVERIES for each in deliveries):
+        return "attention"
+    if state == "receiving":
+        return state
+    under_way = any(each.state in _LIVE_JOBS for each in jobs) or any(each.state in _LIVE_DELIVERIES for each in deliveries)
+    return "complete" if under_way else "done"
+
+
+def _needs_attention() -> Any:
+    job, delivery = schema.job.c, schema.delivery.c
+    mine = job.study_id == schema.study.c.id
+    failed = exists().where(mine, job.state.in_(_ATTENTION_JOBS))
+    parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
+    return or_(failed, parked)

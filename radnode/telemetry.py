@@ -1,0 +1,131 @@
+"""Logs (structlog), metrics (Prometheus, over all processes of the node) and the health page."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from radnode.domain.errors import SettingsError
+from radnode.settings import Settings
+
+_MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def set_up(settings: Settings, part: str) -> None:
+    """Logs and metrics of this process. Call it before anything imports `radnode.metrics`.
+
+    Args:
+        part: this part's lasting name (`core`, `receiver-0`): a restarted part goes on with its own counters, so that
+            none go back to zero and no file of a dead process is left over.
+    """
+    _set_up_logs(settings, part)
+    folder = settings.run / "metrics"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"gauge_*_{part}.db"):
+        stale.unlink(missing_ok=True)
+    os.environ[_MULTIPROC] = str(folder)
+    from prometheus_client import values  # noqa: PLC0415 - it looks for the folder when it is imported
+
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: part)
+
+
+def log(name: str = "radnode") -> Any:
+    """A logger; bind `study=correlation(uid)` and never a name, an ID or a UID of a patient above DEBUG."""
+    return structlog.get_logger(name)
+
+
+def _set_up_logs(settings: Settings, part: str) -> None:
+    human = settings.log_format == "human" or (settings.log_format == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
+    ]
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(pad_event_to=28)]
+        if human
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(part=part)
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s", force=True)
+
+
+class Health:
+    """What `/healthz` and `/readyz` answer: the process lives; the node can do its work (name -> fault, or empty)."""
+
+    def __init__(self, readiness: Callable[[], dict[str, str]]) -> None:
+        self.readiness = readiness
+
+
+def serve_http(settings: Settings, health: Health) -> ThreadingHTTPServer | None:
+    """`/metrics`, `/healthz` and `/readyz` in a thread of their own. Raises SettingsError where the port is taken."""
+    if settings.http_port == 0:
+        return None
+    handler = type("Handler", (_Handler,), {"health": health})
+    try:
+        server = ThreadingHTTPServer((settings.http_host, settings.http_port), handler)
+    except OSError as error:
+        where = f"{settings.http_host}:{settings.http_port}"
+        raise SettingsError(
+            f"cannot serve /metrics at {where}: {error.strerror}", remedy="set RADNODE_HTTP_PORT to a free port, or to 0"
+        ) from None
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    health: Health
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self._answer(200, "text/plain; version=0.0.4; charset=utf-8", _exposition())
+        elif self.path == "/healthz":
+            self._answer(200, "application/json", b'{"state": "alive"}')
+        elif self.path == "/readyz":
+            faults = {name: fault for name, fault in self.health.readiness().items() if fault}
+            body = {"state": "not ready" if faults else "ready", "faults": faults}
+            self._answer(503 if faults else 200, "application/json", json.dumps(body).encode())
+        else:
+            self._answer(404, "text/plain", b"/metrics, /healthz, /readyz\n")
+
+    def _answer(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Probes every few seconds are no news."""
+
+
+def _exposition() -> bytes:
+    from prometheus_client import CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415 - see set_up
+
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, path=os.environ[_MULTIPROC])  # type: ignore[no-untyped-call]
+    return bytes(generate_latest(registry))
+
+
+def forget_metrics(run: Path) -> None:
+    """At the start of the whole node: nothing runs, so every count starts at zero."""
+    for path in (run / "metrics").glob("*.db"):
+        path.unlink(missing_ok=True)
