@@ -18,7 +18,9 @@ def _gauge(name: str, doc: str, labels: tuple[str, ...] = (), mode: str = "mostr
 
 instances_received = Counter("radnode_instances_received_total", "Instances acknowledged.", ("calling_aet",))
 received_bytes = Counter("radnode_received_bytes_total", "Bytes of acknowledged data sets.", ("calling_aet",))
-instances_flawed = Counter("radnode_instances_flawed_total", "Instances kept that cannot be filed, or were refused as broken.")
+instances_flawed = Counter(
+    "radnode_instances_flawed_total", "Instances kept that cannot be filed, or were refused as broken."
+)
 associations = Counter("radnode_associations_total", "Associations, by what became of them.", ("event", "reason"))
 associations_open = _gauge("radnode_associations_open", "Associations open now.", mode="livesum")
 store_seconds = Histogram("radnode_store_seconds", "One C-STORE, first byte to response.", buckets=_FAST)
@@ -31,13 +33,15 @@ series_open = _gauge("radnode_series_open", "Series still receiving.")
 routing_reloads = Counter("radnode_routing_reloads_total", "Readings of a changed routing file.", ("outcome",))
 routing_ok = _gauge("radnode_routing_last_reload_successful", "1 while the routing file on disk is the one in force.")
 
-jobs_ended = Counter("radnode_jobs_total", "Jobs that reached a final state.", ("app", "state"))
+jobs_ended = Counter("radnode_jobs_ended_total", "Jobs that reached a final state.", ("app", "state"))
 job_crashes = Counter("radnode_job_crashes_total", "Children that died by a signal.", ("app",))
 job_seconds = Histogram("radnode_job_seconds", "A job in its child process.", ("app",), buckets=_JOB)
 jobs = _gauge("radnode_jobs", "Jobs now, by state.", ("state",))
 oldest_waiting_job = _gauge("radnode_oldest_waiting_job_seconds", "Age of the oldest waiting job; 0 without one.")
 
-deliveries_ended = Counter("radnode_deliveries_total", "Attempts to deliver, by outcome.", ("destination", "outcome"))
+delivery_attempts = Counter(
+    "radnode_delivery_attempts_total", "Attempts to deliver, by outcome.", ("destination", "outcome")
+)
 instances_sent = Counter("radnode_instances_sent_total", "Instances a destination stored.", ("destination",))
 delivery_seconds = Histogram("radnode_delivery_seconds", "One attempt to deliver.", ("destination",), buckets=_JOB)
 deliveries = _gauge("radnode_deliveries", "Deliveries now, by state.", ("destination", "state"))
@@ -50,4 +54,5 @@ last_image_to_delivered = Histogram(
 
 spool_free_bytes = _gauge("radnode_spool_free_bytes", "Free space where the spool lies.")
 part_restarts = Counter("radnode_part_restarts_total", "Parts the supervisor had to start again.", ("part",))
+parts = _gauge("radnode_parts", "Living processes of a part.", ("part",))
 info = _gauge("radnode_info", "1; the label says which version runs.", ("version",))

@@ -28,7 +28,9 @@ class Settings:
     """One field per setting; its variable is the field's name in capitals, `RADNODE_` before it unless it ends in URL."""
 
     home: Path = _setting("./var", "Folder of the spool, the ledger, logs and the embedded Valkey.")
-    aet: tuple[str, ...] = _setting("RADNODE", "AE title, or several separated by commas: the called title is a condition.")
+    aet: tuple[str, ...] = _setting(
+        "RADNODE", "AE title, or several separated by commas: the called title is a condition."
+    )
     host: str = _setting("0.0.0.0", "Address the DICOM port listens on.")  # noqa: S104 - the DICOM port is the one public door
     port: int = _setting("11112", "DICOM port.")
     tz: str = _setting("", "Time zone (`Europe/Berlin`) of `run_between` and of times in results; empty: the system's.")
@@ -38,7 +40,9 @@ class Settings:
     http_port: int = _setting("8104", "Port of the same; 0 turns it off.")
     receivers: int = _setting(str(_CPUS), "Receiver processes.")
     workers: int = _setting(str(_CPUS), "Jobs that run at once.")
-    durability: str = _setting("fsync", "`fsync`: an instance is on the disk before it is acknowledged; `flush`: in the system's cache.")
+    durability: str = _setting(
+        "fsync", "`fsync`: an instance is on the disk before it is acknowledged; `flush`: in the system's cache."
+    )
     max_pdu: int = _setting("1048576", "Largest PDU the receiver offers to take, in bytes.")
     max_associations: int = _setting("128", "Associations open at once, over all receivers.")
     log_level: str = _setting("info", "`debug`, `info`, `warning` or `error`; patient data appears at `debug` only.")
@@ -132,7 +136,9 @@ def _from_file(key: str, file: str, place: str) -> tuple[str, str]:
     try:
         return Path(file).read_text(encoding="utf-8").strip(), file
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{place}: {key}_FILE={file}: {error}", remedy="name a readable file that holds the value") from None
+        raise SettingsError(
+            f"{place}: {key}_FILE={file}: {error}", remedy="name a readable file that holds the value"
+        ) from None
 
 
 def _titles(text: str) -> tuple[str, ...]:
@@ -164,8 +170,11 @@ def _checked(settings: Settings) -> Settings:
             refuse(name, "must be at least 1")
     if not 4096 <= settings.max_pdu <= 16 * 1024 * 1024:
         refuse("max_pdu", "must be between 4096 and 16777216")
-    for name, allowed in (("durability", ("fsync", "flush")), ("log_format", ("auto", "human", "json")),
-                          ("log_level", ("debug", "info", "warning", "error"))):
+    for name, allowed in (
+        ("durability", ("fsync", "flush")),
+        ("log_format", ("auto", "human", "json")),
+        ("log_level", ("debug", "info", "warning", "error")),
+    ):
         if getattr(settings, name) not in allowed:
             refuse(name, f"must be one of {', '.join(allowed)}")
     try:

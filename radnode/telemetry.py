@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from structlog.typing import Processor
 
 from radnode.domain.errors import SettingsError
 from radnode.settings import Settings
+from radnode.state.presence import Presence
 
 _MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -24,19 +26,32 @@ _MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
 def set_up(settings: Settings, part: str) -> None:
     """Logs and metrics of this process. Call it before anything imports `radnode.metrics`.
 
-    Args:
-        part: this part's lasting name (`core`, `receiver-0`): a restarted part goes on with its own counters, so that
-            none go back to zero and no file of a dead process is left over.
+    The counts of a process lie in files named for its part and the lowest number no living process of that part has:
+    a restarted part goes on with the counts of the dead one, so that none go back to zero and no file is left over.
     """
     _set_up_logs(settings, part)
     folder = settings.run / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"gauge_*_{part}.db"):
+    name = _claim_name(folder, part)
+    for stale in folder.glob(f"gauge_*_{name}.db"):
         stale.unlink(missing_ok=True)
     os.environ[_MULTIPROC] = str(folder)
     from prometheus_client import values  # noqa: PLC0415 - it looks for the folder when it is imported
 
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: part)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: name)
+
+
+def _claim_name(folder: Path, part: str) -> str:
+    """Locks a name for as long as this process lives."""
+    for number in itertools.count():
+        try:
+            _claimed.append(Presence(folder, f"{part}-{number}"))
+        except BlockingIOError:
+            continue
+        return f"{part}-{number}"
+    raise AssertionError("unreachable")
+
+
+_claimed: list[Presence] = []
 
 
 def log(name: str = "radnode") -> Any:
@@ -84,7 +99,8 @@ def serve_http(settings: Settings, health: Health) -> ThreadingHTTPServer | None
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
         raise SettingsError(
-            f"cannot serve /metrics at {where}: {error.strerror}", remedy="set RADNODE_HTTP_PORT to a free port, or to 0"
+            f"cannot serve /metrics at {where}: {error.strerror}",
+            remedy="set RADNODE_HTTP_PORT to a free port, or to 0",
         ) from None
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

@@ -290,7 +290,7 @@ def test_a_peer_without_a_limit_gets_pdus_of_a_bounded_length(tmp_path: Path) ->
         big = part10(tmp_path / "big.dcm")
         big.path.write_bytes(big.path.read_bytes() + bytes(1_000_000))
         assert next(send([big], peer)).status == 0x0000
-    assert small < max(lengths) <= 128 * 1024 + 6
+    assert small < max(lengths) <= 256 * 1024 + 6
 
 
 def test_an_echo_takes_a_moment_or_says_why_not(orthanc: Orthanc) -> None:

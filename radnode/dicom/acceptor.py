@@ -1,8 +1,8 @@
 """The Storage SCP's side of one association, from the first byte to the last: a straight line over one blocking socket.
 
-One thread runs one association. Data sets go from the socket through one reused buffer to a file; nothing holds a whole
-one, and nothing decodes more of it than `headers.examine` needs before `0x0000`. A bad instance costs that instance, and
-bad protocol the association (A-ABORT): which is which is PS3.8 9.2 and PS3.7 9.1.1.
+One thread runs one association. Data sets go from the socket through one reused buffer to a file: nothing holds a
+whole one, and nothing decodes more of it than `headers.examine` does before `0x0000`. A bad instance costs that
+instance, bad protocol costs the association (A-ABORT).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import Protocol
 
 from radnode.dicom import negotiation, services
@@ -21,8 +20,6 @@ from radnode.dicom.negotiation import INVALID_PARAMETER, UNEXPECTED_PDU, Context
 from radnode.dicom.services import Command, Outcome
 from radnode.dicom.wire import AbortedError, LostError, ReleasedError, Wire
 from radnode.domain.errors import NotDicomError
-
-_IMPLEMENTATION = (negotiation.IMPLEMENTATION_CLASS_UID, negotiation.IMPLEMENTATION_VERSION_NAME)
 
 
 @dataclass(slots=True)
@@ -253,6 +250,6 @@ class _Session:
         meta = self._metas.get(context.id)
         if meta is None:
             calling, called = self._association.calling_aet, self._association.called_aet
-            meta = FileMeta(context.abstract_syntax, context.transfer_syntax, calling, called, _IMPLEMENTATION)
+            meta = FileMeta(context.abstract_syntax, context.transfer_syntax, calling, called)
             self._metas[context.id] = meta
         return meta

@@ -31,6 +31,8 @@ from radnode.domain.errors import NotDicomError
 from radnode.domain.study import Value
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+IMPLEMENTATION_CLASS_UID = "2.25.21017648103183486158814709315952588928"
+IMPLEMENTATION_VERSION_NAME = "RADNODE_0_1"
 _TRANSFER_SYNTAX, _CHARSET, _PIXEL_REPRESENTATION = 0x00020010, 0x00080005, 0x00280103
 
 
@@ -173,13 +175,12 @@ class FileMeta:
     All but the SOP Instance UID is encoded once. (0002,0016), (0002,0017) and (0002,0018) tell the way it came.
     """
 
-    def __init__(self, sop_class: str, transfer_syntax: str, calling: str, called: str, implementation: tuple[str, str]) -> None:
-        uid, version = implementation
+    def __init__(self, sop_class: str, transfer_syntax: str, calling: str, called: str) -> None:
         self._before = _EXPLICIT_OB.pack(2, 1, b"OB", 2) + b"\0\1" + _meta_element(0x02, b"UI", sop_class)
         self._after = b"".join([
             _meta_element(0x10, b"UI", transfer_syntax),
-            _meta_element(0x12, b"UI", uid),
-            _meta_element(0x13, b"SH", version),
+            _meta_element(0x12, b"UI", IMPLEMENTATION_CLASS_UID),
+            _meta_element(0x13, b"SH", IMPLEMENTATION_VERSION_NAME),
             _meta_element(0x16, b"AE", calling),
             _meta_element(0x17, b"AE", calling),
             _meta_element(0x18, b"AE", called),

@@ -14,10 +14,7 @@ from typing import Final
 
 from pydicom.uid import UID_dictionary
 
-from radnode.dicom.headers import is_uid
-
-IMPLEMENTATION_CLASS_UID: Final = "2.25.21017648103183486158814709315952588928"
-IMPLEMENTATION_VERSION_NAME: Final = "RADNODE_0_1"
+from radnode.dicom.headers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"

@@ -48,6 +48,9 @@ class Command:
 
     @property
     def has_data_set(self) -> bool:
+        """Whether one follows; where the command does not say, a C-STORE has one."""
+        if self.data_set_type is None:
+            return self.field == C_STORE_RQ
         return self.data_set_type != NO_DATA_SET
 
 

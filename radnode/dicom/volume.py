@@ -19,7 +19,7 @@ from radnode.domain.errors import GeometryError, NotDicomError, PixelsError, Res
 from radnode.domain.study import Instance, Series, Value
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+    import SimpleITK as sitk
 
 LONGEST = 64 * 1024
 """Bytes; longer values than this are not read into attributes: what a peer sends is not held in memory twice."""
@@ -69,7 +69,7 @@ class FileReader:
 
     def nifti(self, series: Series, path: Path) -> Path:
         """Writes `volume()` as NIfTI, which has its axes in RAS."""
-        import SimpleITK as sitk  # noqa: PLC0415, N813 - 0.3 s that only volumes pay
+        import SimpleITK as sitk  # noqa: PLC0415 - 0.3 s that only volumes pay
 
         image = self.volume(series)
         sitk.WriteImage(image, str(path))
@@ -124,7 +124,7 @@ def mask_on_source(series: Series, mask: Any) -> NDArray[np.bool_]:
 
     Raises ResultError where an array fits neither, GeometryError where the series makes no volume.
     """
-    import SimpleITK as sitk  # noqa: PLC0415, N813
+    import SimpleITK as sitk  # noqa: PLC0415
 
     rows, columns = int(series.first.get("Rows")), int(series.first.get("Columns"))
     if not isinstance(mask, sitk.Image):
@@ -148,7 +148,7 @@ def mask_on_source(series: Series, mask: Any) -> NDArray[np.bool_]:
 def mask_ml(mask: Any, series: Series | None) -> float:
     """The volume of a mask in mL: of a SimpleITK image by its own spacing, of an array by the series' grid."""
     if hasattr(mask, "GetSpacing"):
-        import SimpleITK as sitk  # noqa: PLC0415, N813
+        import SimpleITK as sitk  # noqa: PLC0415
 
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(mask)))
         return voxels * float(np.prod(mask.GetSpacing())) / 1000
@@ -169,7 +169,7 @@ def _grid_of(series: Series, array: NDArray[Any]) -> geometry.Grid:
 
 
 def _image(array: NDArray[Any], grid: geometry.Grid) -> sitk.Image:
-    import SimpleITK as sitk  # noqa: PLC0415, N813
+    import SimpleITK as sitk  # noqa: PLC0415
 
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing)
@@ -193,7 +193,7 @@ def _resampled(stack: NDArray[np.float32], grid: geometry.Grid) -> NDArray[np.fl
 
 
 def _moved(plane: NDArray[np.float32], place: geometry.Floats, grid: geometry.Grid, fill: float) -> NDArray[np.float32]:
-    import SimpleITK as sitk  # noqa: PLC0415, N813
+    import SimpleITK as sitk  # noqa: PLC0415
 
     image = sitk.GetImageFromArray(plane)
     image.SetSpacing(grid.spacing[:2])
@@ -228,7 +228,7 @@ def _is_compressed(path: Path) -> bool:
 
 def _decoded_by_simpleitk(instance: Instance, cause: Exception) -> NDArray[Any]:
     """GDCM, inside SimpleITK, reads more JPEG processes than pydicom does here. It applies the rescale: undo that."""
-    import SimpleITK as sitk  # noqa: PLC0415, N813
+    import SimpleITK as sitk  # noqa: PLC0415
 
     try:
         image = sitk.ReadImage(str(instance.path), imageIO="GDCMImageIO")

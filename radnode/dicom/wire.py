@@ -80,7 +80,7 @@ class Wire:
         return context, flags, length - 2
 
     def pieces(self, length: int) -> Iterator[memoryview]:
-        """The next `length` bytes, in pieces as long as the buffer allows; each is valid until the next is asked for."""
+        """The next `length` bytes, in pieces as long as the buffer allows, each valid until the next is asked for."""
         while length:
             have = self._end - self._at
             if have < length and (self._end < _BUFFER or not have):
@@ -148,7 +148,7 @@ class Wire:
                 raise LostError("A-ASSOCIATE-RQ not complete in time")
             self._timeout(socket.SO_RCVTIMEO, left)
         try:
-            if _QUICKACK is not None:  # the kernel forgets it: a sender with Nagle on waits 40 ms for every ACK otherwise
+            if _QUICKACK is not None:  # the kernel forgets it, and a sender with Nagle on then waits 40 ms for an ACK
                 self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             count = self._sock.recv_into(self._view[self._end :])
         except BlockingIOError:

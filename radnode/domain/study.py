@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+    import SimpleITK as sitk
     from pydicom import Dataset
 
 Value = str | int | float

@@ -86,7 +86,9 @@ def _import(name: str, file: Path, package: bool) -> ModuleType:
         parent = ModuleType(_PACKAGE)
         parent.__path__ = []
         sys.modules[_PACKAGE] = parent
-    spec = importlib.util.spec_from_file_location(full, file, submodule_search_locations=[str(file.parent)] if package else None)
+    spec = importlib.util.spec_from_file_location(
+        full, file, submodule_search_locations=[str(file.parent)] if package else None
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} cannot be imported")
     module = importlib.util.module_from_spec(spec)
@@ -104,7 +106,12 @@ def _apps_in(found: Any) -> Iterator[type[App[Any]]]:
         yield found
         return
     for each in vars(found).values():
-        if isinstance(each, type) and issubclass(each, App) and each is not App and each.__module__.startswith(found.__name__):
+        if (
+            isinstance(each, type)
+            and issubclass(each, App)
+            and each is not App
+            and each.__module__.startswith(found.__name__)
+        ):
             yield each
 
 

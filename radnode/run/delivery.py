@@ -87,7 +87,9 @@ class Deliverer:
         """Sends what is pending; whatever happens, the answers that came are in the ledger afterwards."""
         attempt = _Attempt()
         files = [
-            OutgoingFile(self.settings.spool / row.path, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid)
+            OutgoingFile(
+                self.settings.spool / row.path, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid
+            )
             for row in pending
         ]
         try:
@@ -113,13 +115,15 @@ class Deliverer:
             with self.ledger.begin() as tx:
                 done = deliveries.delivered(tx, delivery, attempt.stored)
             if done:
-                metrics.deliveries_ended.labels(delivery.destination, "delivered").inc()
-                metrics.last_image_to_delivered.labels(job.app or "forward").observe(max(time.time() - job.last_image_at, 0))
+                metrics.delivery_attempts.labels(delivery.destination, "delivered").inc()
+                metrics.last_image_to_delivered.labels(job.app or "forward").observe(
+                    max(time.time() - job.last_image_at, 0)
+                )
                 logger.info("delivered", instances=attempt.stored)
         elif attempt.transient:
             with self.ledger.begin() as tx:
                 deliveries.postpone(tx, delivery, attempt.fault, self.ledger.now(), peer_down=attempt.peer_down)
-            metrics.deliveries_ended.labels(delivery.destination, "retried").inc()
+            metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
             logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
         else:
             self._park(delivery, attempt.fault, logger)
@@ -127,5 +131,5 @@ class Deliverer:
     def _park(self, delivery: Row[Any], error: str, logger: Any) -> None:
         with self.ledger.begin() as tx:
             deliveries.park(tx, delivery, error)
-        metrics.deliveries_ended.labels(delivery.destination, "parked").inc()
+        metrics.delivery_attempts.labels(delivery.destination, "parked").inc()
         logger.error("delivery parked", error=error, remedy=f"`radnode retry {delivery.job_id[:12]}` sends it again")

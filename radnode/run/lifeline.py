@@ -13,15 +13,19 @@ from types import FrameType
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(number: int = signal.SIGTERM) -> None:
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
     """Asks the kernel for a signal when the parent's thread that started this process ends (Linux only).
 
-    A parent that is gone already sends none: the caller's parent is looked up after the request.
+    Args:
+        parent: the parent's process ID, taken before the fork: one that is gone already sends no signal.
     """
-    if sys.platform != "linux":
+    if _LIBC is None:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    if os.getppid() == 1:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
         os.kill(os.getpid(), number)
 
 

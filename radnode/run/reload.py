@@ -94,7 +94,9 @@ def read_routing(path: Path, catalog: Catalog, *, lenient_broken: bool = True) -
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RoutingError([Problem(str(path), 0, f"cannot be read: {error}; set RADNODE_ROUTING or make the file")]) from None
+        raise RoutingError(
+            [Problem(str(path), 0, f"cannot be read: {error}; set RADNODE_ROUTING or make the file")]
+        ) from None
     return parse_routing(text, source=str(path), catalog=catalog, lenient_broken=lenient_broken)
 
 

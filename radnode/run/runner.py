@@ -92,7 +92,14 @@ class Runner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "radnode.run.runner", str(theirs.fileno()), str(self._settings.apps)],
+                [
+                    sys.executable,
+                    "-m",
+                    "radnode.run.runner",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    str(self._settings.apps),
+                ],
                 pass_fds=(theirs.fileno(), self._presence_fd),
                 env=inherited(without=secret_variables()) | _public(self._settings),
                 stdin=subprocess.DEVNULL,
@@ -167,6 +174,7 @@ def nursery(control: socket.socket, catalog: app_finder.Catalog) -> None:
 
 
 def _fork(request: dict[str, Any], catalog: app_finder.Catalog, not_the_childs: list[socket.socket]) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
@@ -174,6 +182,7 @@ def _fork(request: dict[str, Any], catalog: app_finder.Catalog, not_the_childs: 
     try:
         for each in not_the_childs:
             each.close()
+        die_with_parent(parent, signal.SIGKILL)
         code = _child(Path(request["folder"]), request["memory"], catalog)
     finally:
         os._exit(code)
@@ -224,7 +233,6 @@ def _instance(catalog: app_finder.Catalog, name: str) -> App[Any]:
 
 def _confine(folder: Path, memory: int) -> None:
     os.setsid()
-    die_with_parent(signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -265,8 +273,8 @@ def read_assignment(folder: Path) -> Assignment:
     return Assignment(**{**fields, "label": SeriesLabel(**fields["label"])})
 
 
-def main(fd: int, apps: Path) -> None:
-    die_with_parent(signal.SIGKILL)
+def main(fd: int, parent: int, apps: Path) -> None:
+    die_with_parent(parent, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from radnode.run import process  # noqa: PLC0415 - warms up: pydicom, highdicom, SimpleITK
 
@@ -276,4 +284,4 @@ def main(fd: int, apps: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

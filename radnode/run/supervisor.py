@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from radnode import metrics
 from radnode.domain.jobs import backoff
@@ -41,7 +42,7 @@ class Part:
             pass_fds=tuple(self.pass_fds),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - the supervisor has one thread
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - the supervisor has one thread
         )
         self.started = time.monotonic()
 
@@ -53,6 +54,7 @@ class Supervisor:
         self.parts: list[Part] = []
 
     def add(self, part: Part) -> Part:
+        metrics.part_restarts.labels(part.name)  # a count that starts at zero shows its first step
         part.start()
         self.parts.append(part)
         return part

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 from sqlalchemy import Row
 
 from radnode import metrics
-from radnode.dicom import encode
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run import broker as brokers
@@ -91,7 +91,7 @@ class Worker:
         while not self.stopping.is_set():
             with self.ledger.begin() as tx:
                 job = jobs.claim(tx, queue, self.name, self.ledger.now())
-                site = value(tx, "site_uid", encode.new_site_uid())
+                site = value(tx, "site_uid", f"2.25.{uuid.uuid4().int}")
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
                 return
@@ -115,16 +115,17 @@ class Worker:
             shutil.rmtree(work, ignore_errors=True)
 
     def _in_child(self, job: Row[Any], inputs: dict[str, list[str]], site: str, work: Path) -> Ending:
-        """Runs the app unless it was run already; afterwards its checked results are published."""
+        """Runs the app unless it was run already; afterwards its results, which the child has checked, are published."""
         if job.app not in self.catalog.apps:
-            return Ending("error", f"app {job.app!r} is not installed on this worker: {self.catalog.broken(job.app) or 'unknown'}")
+            return Ending(
+                "error", f"app {job.app!r} is not installed on this worker: {self.catalog.broken(job.app) or 'unknown'}"
+            )
         resources = self.catalog.get(job.app).resources
         shutil.rmtree(work, ignore_errors=True)
         (work / OUT).mkdir(parents=True)
         write_assignment(work, self._assignment(job, inputs, site))
         ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
         if ending.how == "done":
-            encode.verify(work / OUT, [self.spool.root / path for paths in inputs.values() for path in paths])
             self.spool.publish(work / OUT, job.id)
         return ending
 
@@ -136,7 +137,9 @@ class Worker:
             level=job.level,
             options=job.options,
             inputs={name: [str(self.spool.root / path) for path in paths] for name, paths in inputs.items()},
-            created=datetime.fromtimestamp(job.created_at, self.settings.zone).astimezone(self.settings.zone).isoformat(),
+            created=datetime.fromtimestamp(job.created_at, self.settings.zone)
+            .astimezone(self.settings.zone)
+            .isoformat(),
             label=SeriesLabel(**job.label),
             site_uid=site,
             station=self.settings.aet[0],
@@ -197,7 +200,10 @@ class Worker:
         with self.ledger.begin() as tx:
             ended = jobs.fail(tx, job, error)
         metrics.jobs_ended.labels(job.app, "failed").inc(ended)
-        logger.error("job failed", remedy=f"`radnode job {job.id[:12]}` shows its log; `radnode retry {job.id[:12]}` runs it again")
+        logger.error(
+            "job failed",
+            remedy=f"`radnode job {job.id[:12]}` shows its log; `radnode retry {job.id[:12]}` runs it again",
+        )
 
     def _keep_log(self, job: Row[Any], work: Path) -> None:
         if (work / LOG).exists():

@@ -25,17 +25,27 @@ def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
     other = schema.delivery.alias()
     served = exists().where(other.c.destination == mine, other.c.state == SENDING)
     free = and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, ~served)
-    best = (select(_delivery.id).where(free).order_by(_delivery.priority, _delivery.created_at).limit(1)
-            .with_for_update(skip_locked=True, of=schema.delivery).scalar_subquery())  # fmt: skip
+    best = (
+        select(_delivery.id)
+        .where(free)
+        .order_by(_delivery.priority, _delivery.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=schema.delivery)
+        .scalar_subquery()
+    )
     taken = {"state": SENDING, "owner": owner, "attempt": _delivery.attempt + 1}
-    return tx.execute(update(schema.delivery).where(_delivery.id == best).values(taken).returning(schema.delivery)).first()
+    return tx.execute(
+        update(schema.delivery).where(_delivery.id == best).values(taken).returning(schema.delivery)
+    ).first()
 
 
 def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
     """The results this destination has not taken yet, in the order in which the job made them."""
     result = schema.result.c
     taken = exists().where(
-        schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid == result.sop_instance_uid, schema.sent.c.stored
+        schema.sent.c.delivery_id == delivery.id,
+        schema.sent.c.sop_instance_uid == result.sop_instance_uid,
+        schema.sent.c.stored,
     )
     query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(result.position)
     return tx.execute(query).all()
@@ -44,8 +54,14 @@ def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
 def record_sent(tx: Connection, delivery: Row[Any], answers: Sequence[tuple[str, int | None, str, bool]]) -> None:
     """Keeps what the destination answered: (SOP Instance UID, status, comment, stored)."""
     for uid, status, comment, stored in answers:
-        row = {"delivery_id": delivery.id, "sop_instance_uid": uid, "status": status, "comment": comment,
-               "stored": stored, "at": time.time()}  # fmt: skip
+        row = {
+            "delivery_id": delivery.id,
+            "sop_instance_uid": uid,
+            "status": status,
+            "comment": comment,
+            "stored": stored,
+            "at": time.time(),
+        }
         if tx.execute(insert_new(tx, schema.sent), row).rowcount != 1:
             mine = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid == uid)
             tx.execute(update(schema.sent).where(mine, ~schema.sent.c.stored).values(row))
@@ -107,7 +123,9 @@ def wake_all(tx: Connection) -> None:
 def runnable(tx: Connection, now: float) -> int:
     """Destinations with a delivery that may start now: one is served by one worker at a time."""
     resting = exists().where(_place.name == _delivery.destination, _place.not_before > now)
-    query = select(func.count(_delivery.destination.distinct())).where(_delivery.state == WAITING, _delivery.not_before <= now, ~resting)
+    query = select(func.count(_delivery.destination.distinct())).where(
+        _delivery.state == WAITING, _delivery.not_before <= now, ~resting
+    )
     return int(tx.execute(query).scalar_one())
 
 
@@ -125,8 +143,12 @@ def _rest(tx: Connection, name: str, failures: int, until: float) -> None:
 
 
 def _ours(delivery: Row[Any]) -> Any:
-    return and_(_delivery.id == delivery.id, _delivery.state == SENDING, _delivery.owner == delivery.owner,
-                _delivery.attempt == delivery.attempt)  # fmt: skip
+    return and_(
+        _delivery.id == delivery.id,
+        _delivery.state == SENDING,
+        _delivery.owner == delivery.owner,
+        _delivery.attempt == delivery.attempt,
+    )
 
 
 def _end(tx: Connection, delivery: Row[Any], state: str, error: str) -> bool:
@@ -135,7 +157,17 @@ def _end(tx: Connection, delivery: Row[Any], state: str, error: str) -> bool:
 
 
 def _noted(tx: Connection, delivery: Row[Any], kind: str, **data: Any) -> bool:
-    job = tx.execute(select(schema.job.c.study_id, schema.job.c.series_id).where(schema.job.c.id == delivery.job_id)).one()
-    note(tx, kind, study_id=job.study_id, series_id=job.series_id, job_id=delivery.job_id, delivery_id=delivery.id,
-         destination=delivery.destination, **data)  # fmt: skip
+    job = tx.execute(
+        select(schema.job.c.study_id, schema.job.c.series_id).where(schema.job.c.id == delivery.job_id)
+    ).one()
+    note(
+        tx,
+        kind,
+        study_id=job.study_id,
+        series_id=job.series_id,
+        job_id=delivery.job_id,
+        delivery_id=delivery.id,
+        destination=delivery.destination,
+        **data,
+    )
     return True

@@ -18,7 +18,9 @@ RECEIVING, COMPLETE = SeriesState.RECEIVING.value, SeriesState.COMPLETE.value
 _CHUNK = 500  # SQLite takes a limited number of variables in one statement
 
 
-def record(tx: Connection, arrivals: Sequence[Arrival], ends: Sequence[AssociationEnd], *, clock_offset: float = 0.0) -> None:
+def record(
+    tx: Connection, arrivals: Sequence[Arrival], ends: Sequence[AssociationEnd], *, clock_offset: float = 0.0
+) -> None:
     """Files a batch of arrivals. Recording the same batch again changes nothing.
 
     Args:
@@ -55,14 +57,18 @@ def _own_results(tx: Connection, arrivals: Sequence[Arrival]) -> set[str]:
     return own
 
 
-def _touch(tx: Connection, study_uid: str, series_uid: str, members: Sequence[Arrival], news: bool, offset: float) -> int:
+def _touch(
+    tx: Connection, study_uid: str, series_uid: str, members: Sequence[Arrival], news: bool, offset: float
+) -> int:
     """Notes that a series received something and returns its id. Own results coming back leave its state alone."""
     first, last = members[0], members[-1]
     seen = last.seen + offset
     times = {"seen": seen, "first_received_at": first.received_at, "last_received_at": last.received_at}
     state = RECEIVING if news else COMPLETE
     tx.execute(insert_new(tx, schema.study), {"study_instance_uid": study_uid, "state": state, **times})
-    study_id = int(tx.execute(select(schema.study.c.id).where(schema.study.c.study_instance_uid == study_uid)).scalar_one())
+    study_id = int(
+        tx.execute(select(schema.study.c.id).where(schema.study.c.study_instance_uid == study_uid)).scalar_one()
+    )
     titles = {"calling_aet": first.calling_aet, "called_aet": first.called_aet}
     row = {"study_id": study_id, "series_instance_uid": series_uid, "state": state, **times, **titles}
     new = tx.execute(insert_new(tx, schema.series), row).rowcount == 1
@@ -70,29 +76,57 @@ def _touch(tx: Connection, study_uid: str, series_uid: str, members: Sequence[Ar
     series_id = int(tx.execute(select(schema.series.c.id).where(mine)).scalar_one())
     if news:
         for table, identity in ((schema.study, study_id), (schema.series, series_id)):
-            moved = {"state": RECEIVING, "changes": table.c.changes + 1, "last_received_at": last.received_at,
-                     "seen": case((table.c.seen > seen, table.c.seen), else_=seen)}  # fmt: skip
+            moved = {
+                "state": RECEIVING,
+                "changes": table.c.changes + 1,
+                "last_received_at": last.received_at,
+                "seen": case((table.c.seen > seen, table.c.seen), else_=seen),
+            }
             tx.execute(update(table).where(table.c.id == identity).values(moved))
     if new and news:
-        note(tx, "received", at=first.received_at, study_id=study_id, series_id=series_id, SeriesInstanceUID=series_uid,
-             calling_aet=first.calling_aet, called_aet=first.called_aet, peer=first.peer,
-             user_identity=first.user_identity, association=first.association)  # fmt: skip
+        note(
+            tx,
+            "received",
+            at=first.received_at,
+            study_id=study_id,
+            series_id=series_id,
+            SeriesInstanceUID=series_uid,
+            calling_aet=first.calling_aet,
+            called_aet=first.called_aet,
+            peer=first.peer,
+            user_identity=first.user_identity,
+            association=first.association,
+        )
     return series_id
 
 
 def _instance_row(each: Arrival, series_id: int | None, *, own: bool) -> dict[str, Any]:
     return {
-        "series_id": series_id, "sop_instance_uid": each.sop_instance_uid, "sop_class_uid": each.sop_class_uid,
-        "transfer_syntax_uid": each.transfer_syntax_uid, "path": each.path, "size": each.size,
-        "received_at": each.received_at, "association": each.association, "flaw": each.flaw, "own": own, "generation": 0,
-    }  # fmt: skip
+        "series_id": series_id,
+        "sop_instance_uid": each.sop_instance_uid,
+        "sop_class_uid": each.sop_class_uid,
+        "transfer_syntax_uid": each.transfer_syntax_uid,
+        "path": each.path,
+        "size": each.size,
+        "received_at": each.received_at,
+        "association": each.association,
+        "flaw": each.flaw,
+        "own": own,
+        "generation": 0,
+    }
 
 
 def _association_row(each: AssociationEnd) -> dict[str, Any]:
     return {
-        "id": each.association, "how": each.how, "calling_aet": each.calling_aet, "called_aet": each.called_aet,
-        "peer": each.peer, "instances": each.instances, "opened_at": each.opened_at, "closed_at": each.closed_at,
-    }  # fmt: skip
+        "id": each.association,
+        "how": each.how,
+        "calling_aet": each.calling_aet,
+        "called_aet": each.called_aet,
+        "peer": each.peer,
+        "instances": each.instances,
+        "opened_at": each.opened_at,
+        "closed_at": each.closed_at,
+    }
 
 
 def restart_quiet_time(tx: Connection, now: float) -> None:
@@ -121,7 +155,9 @@ def quiet_studies(tx: Connection, since: float, limit: int = 100) -> Sequence[Ro
 
 
 def series_of(tx: Connection, study_id: int) -> Sequence[Row[Any]]:
-    return tx.execute(select(schema.series).where(schema.series.c.study_id == study_id).order_by(schema.series.c.id)).all()
+    return tx.execute(
+        select(schema.series).where(schema.series.c.study_id == study_id).order_by(schema.series.c.id)
+    ).all()
 
 
 def study_of(tx: Connection, study_id: int) -> Row[Any]:
@@ -135,8 +171,15 @@ def instances_of(tx: Connection, series_id: int) -> Sequence[Row[Any]]:
     return tx.execute(select(schema.instance).where(wanted).order_by(column.id)).all()
 
 
-def complete_series(tx: Connection, series: Row[Any], *, generation: int, instance_ids: Iterable[int], instances: int,
-                    headers: dict[str, Any]) -> bool:
+def complete_series(
+    tx: Connection,
+    series: Row[Any],
+    *,
+    generation: int,
+    instance_ids: Iterable[int],
+    instances: int,
+    headers: dict[str, Any],
+) -> bool:
     """Completes a series unless something arrived since `series` was read; then False, and nothing is changed."""
     column = schema.series.c
     unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
@@ -150,7 +193,9 @@ def complete_series(tx: Connection, series: Row[Any], *, generation: int, instan
     return True
 
 
-def describe_study(tx: Connection, study_id: int, accession_number: str, patient_id: str, headers: dict[str, Any]) -> None:
+def describe_study(
+    tx: Connection, study_id: int, accession_number: str, patient_id: str, headers: dict[str, Any]
+) -> None:
     values = {"accession_number": accession_number, "patient_id": patient_id, "headers": headers}
     tx.execute(update(schema.study).where(schema.study.c.id == study_id).values(values))
 
@@ -199,5 +244,3 @@ def remember_routing(tx: Connection, version: str, text: str, peers: dict[str, A
 
 def routing_in_force(tx: Connection) -> Row[Any] | None:
     return tx.execute(select(schema.routing).order_by(schema.routing.c.number.desc()).limit(1)).first()
-
-

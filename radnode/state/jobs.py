@@ -52,19 +52,41 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
     Returns True where the job is new.
     """
     row = {
-        "id": new.id, "study_id": new.study_id, "series_id": new.series_id, "rule": new.rule,
-        "routing_version": new.routing_version, "app": new.app, "app_version": new.app_version, "level": new.level,
-        "options": new.options, "label": {"number": new.label.number, "description": new.label.description},
-        "send_to": list(new.send_to), "expire": new.expire, "queue": new.queue, "priority": new.priority,
-        "state": state, "not_before": new.not_before, "created_at": time.time(), "last_image_at": new.last_image_at,
-    }  # fmt: skip
+        "id": new.id,
+        "study_id": new.study_id,
+        "series_id": new.series_id,
+        "rule": new.rule,
+        "routing_version": new.routing_version,
+        "app": new.app,
+        "app_version": new.app_version,
+        "level": new.level,
+        "options": new.options,
+        "label": {"number": new.label.number, "description": new.label.description},
+        "send_to": list(new.send_to),
+        "expire": new.expire,
+        "queue": new.queue,
+        "priority": new.priority,
+        "state": state,
+        "not_before": new.not_before,
+        "created_at": time.time(),
+        "last_image_at": new.last_image_at,
+    }
     if tx.execute(insert_new(tx, schema.job), row).rowcount != 1:
         _join(tx, new)
         return False
     inputs = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
     tx.execute(insert(schema.job_input), inputs)
-    note(tx, "job", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule, app=new.app,
-         app_version=new.app_version, routing_version=new.routing_version)  # fmt: skip
+    note(
+        tx,
+        "job",
+        study_id=new.study_id,
+        series_id=new.series_id,
+        job_id=new.id,
+        rule=new.rule,
+        app=new.app,
+        app_version=new.app_version,
+        routing_version=new.routing_version,
+    )
     return True
 
 
@@ -86,20 +108,37 @@ def claim(tx: Connection, queue: str, owner: str, now: float) -> Row[Any] | None
     """Takes the best waiting job of a queue: by priority, then age. `attempt` of the row is the fencing token."""
     paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
     runnable = and_(_job.queue == queue, _job.state == WAITING, _job.not_before <= now, ~paused)
-    best = (select(_job.id).where(runnable).order_by(_job.priority, _job.created_at).limit(1)
-            .with_for_update(skip_locked=True, of=schema.job).scalar_subquery())  # fmt: skip
+    best = (
+        select(_job.id)
+        .where(runnable)
+        .order_by(_job.priority, _job.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=schema.job)
+        .scalar_subquery()
+    )
     taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time()}
     job = tx.execute(update(schema.job).where(_job.id == best).values(taken).returning(schema.job)).first()
     if job is not None:
-        note(tx, "running", study_id=job.study_id, series_id=job.series_id, job_id=job.id, attempt=job.attempt, worker=owner)
+        note(
+            tx,
+            "running",
+            study_id=job.study_id,
+            series_id=job.series_id,
+            job_id=job.id,
+            attempt=job.attempt,
+            worker=owner,
+        )
     return job
 
 
 def inputs(tx: Connection, job_id: str) -> dict[str, list[str]]:
     """Input name -> paths relative to the spool, in the order in which the instances arrived."""
-    query = (select(schema.job_input.c.name, schema.instance.c.path)
-             .join(schema.instance, schema.instance.c.id == schema.job_input.c.instance_id)
-             .where(schema.job_input.c.job_id == job_id).order_by(schema.job_input.c.name, schema.instance.c.id))  # fmt: skip
+    query = (
+        select(schema.job_input.c.name, schema.instance.c.path)
+        .join(schema.instance, schema.instance.c.id == schema.job_input.c.instance_id)
+        .where(schema.job_input.c.job_id == job_id)
+        .order_by(schema.job_input.c.name, schema.instance.c.id)
+    )
     named: dict[str, list[str]] = {}
     for name, path in tx.execute(query):
         named.setdefault(name, []).append(path)
@@ -138,8 +177,14 @@ def make_deliveries(tx: Connection, job: Row[Any]) -> None:
         return
     expires = None if job.expire is None else job.last_image_at + job.expire
     for name in job.send_to:
-        row = {"job_id": job.id, "destination": name, "priority": job.priority, "state": "waiting",
-               "created_at": time.time(), "expires_at": expires}  # fmt: skip
+        row = {
+            "job_id": job.id,
+            "destination": name,
+            "priority": job.priority,
+            "state": "waiting",
+            "created_at": time.time(),
+            "expires_at": expires,
+        }
         tx.execute(insert_new(tx, schema.delivery), row)
 
 
@@ -158,7 +203,9 @@ def crashed(tx: Connection, job: Row[Any], how: str) -> bool:
         return fail(tx, job, f"crashed {job.crashes + 1} times, last: {how}")
     values = {"state": WAITING, "owner": "", "crashes": _job.crashes + 1}
     ours = _ours(job)
-    return tx.execute(update(schema.job).where(ours).values(values)).rowcount == 1 and _noted(tx, job, "crashed", error=how)
+    return tx.execute(update(schema.job).where(ours).values(values)).rowcount == 1 and _noted(
+        tx, job, "crashed", error=how
+    )
 
 
 def release_lost(tx: Connection, owner: str) -> int:
@@ -200,7 +247,15 @@ def is_running(tx: Connection, job_id: str) -> bool:
 def retry(tx: Connection, job_id: str, who: str) -> bool:
     """A person sets a failed or cancelled job waiting again."""
     again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED)))
-    values = {"state": WAITING, "owner": "", "crashes": 0, "losses": 0, "error": "", "not_before": 0.0, "finished_at": None}
+    values = {
+        "state": WAITING,
+        "owner": "",
+        "crashes": 0,
+        "losses": 0,
+        "error": "",
+        "not_before": 0.0,
+        "finished_at": None,
+    }
     if tx.execute(update(schema.job).where(again).values(values)).rowcount != 1:
         return False
     return _noted(tx, get(tx, job_id), "retried", who=who)
@@ -224,11 +279,16 @@ def runnable(tx: Connection, now: float) -> dict[str, int]:
 def states(tx: Connection) -> dict[str, int]:
     """State -> jobs, of the states that are not final."""
     live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == "held")
-    return {state: count for state, count in tx.execute(select(_job.state, func.count()).where(live).group_by(_job.state))}
+    return {
+        state: count for state, count in tx.execute(select(_job.state, func.count()).where(live).group_by(_job.state))
+    }
 
 
-def oldest_waiting(tx: Connection) -> float | None:
-    return tx.execute(select(func.min(_job.created_at)).where(_job.state == WAITING)).scalar()
+def oldest_waiting(tx: Connection, now: float) -> float | None:
+    """When the oldest job was made that could run, if a worker were free."""
+    paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
+    able = and_(_job.state == WAITING, _job.not_before <= now, ~paused)
+    return tx.execute(select(func.min(_job.created_at)).where(able)).scalar()
 
 
 def _ours(job: Row[Any]) -> Any:

@@ -36,7 +36,9 @@ class Ledger:
         try:
             self.engine = _engine(self.file, url)
         except ArgumentError:
-            raise LedgerError("DATABASE_URL is no database URL", remedy="postgresql://user:password@host/name") from None
+            raise LedgerError(
+                "DATABASE_URL is no database URL", remedy="postgresql://user:password@host/name"
+            ) from None
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -81,8 +83,10 @@ class Ledger:
         with self._reaching() as tx:
             found = MigrationContext.configure(tx).get_current_revision()
         if found != head:
-            raise LedgerError(f"the ledger has schema {found or 'none'}, this version needs {head}",
-                              remedy="start `radnode core` of this version first: it migrates")
+            raise LedgerError(
+                f"the ledger has schema {found or 'none'}, this version needs {head}",
+                remedy="start `radnode core` of this version first: it migrates",
+            )
 
     def close(self) -> None:
         self.engine.dispose()
@@ -94,8 +98,10 @@ class Ledger:
                 yield tx
         except DBAPIError as error:
             where = str(self.file) if self.file else self.engine.url.render_as_string(hide_password=True)
-            raise LedgerError(f"the ledger {where} cannot be opened: {error.orig}",
-                              remedy="check RADNODE_HOME, or DATABASE_URL and that the server runs") from None
+            raise LedgerError(
+                f"the ledger {where} cannot be opened: {error.orig}",
+                remedy="check RADNODE_HOME, or DATABASE_URL and that the server runs",
+            ) from None
 
     def _backup(self, revision: str) -> None:
         """A consistent copy beside the SQLite file; PostgreSQL migrates inside one transaction and has its own tools."""
@@ -117,12 +123,29 @@ def insert_new(tx: Connection, table: Table) -> Any:
     return make(table).on_conflict_do_nothing()
 
 
-def note(tx: Connection, kind: str, *, at: float | None = None, study_id: int | None = None, series_id: int | None = None,
-         job_id: str | None = None, delivery_id: int | None = None, **data: Any) -> None:
+def note(
+    tx: Connection,
+    kind: str,
+    *,
+    at: float | None = None,
+    study_id: int | None = None,
+    series_id: int | None = None,
+    job_id: str | None = None,
+    delivery_id: int | None = None,
+    **data: Any,
+) -> None:
     """Writes one event of a study's timeline."""
-    tx.execute(insert(schema.event).values(
-        at=time.time() if at is None else at, kind=kind, study_id=study_id, series_id=series_id,
-        job_id=job_id, delivery_id=delivery_id, data=data))  # fmt: skip
+    tx.execute(
+        insert(schema.event).values(
+            at=time.time() if at is None else at,
+            kind=kind,
+            study_id=study_id,
+            series_id=series_id,
+            job_id=job_id,
+            delivery_id=delivery_id,
+            data=data,
+        )
+    )
 
 
 def _engine(file: Path | None, url: str) -> Engine:
@@ -159,8 +182,10 @@ def _refuse_newer(script: ScriptDirectory, found: str) -> None:
     try:
         script.get_revision(found)
     except CommandError:
-        raise LedgerError(f"the ledger has schema {found}, which a newer radnode made",
-                          remedy="run that version, or restore the backup it made beside the ledger") from None
+        raise LedgerError(
+            f"the ledger has schema {found}, which a newer radnode made",
+            remedy="run that version, or restore the backup it made beside the ledger",
+        ) from None
 
 
 def value(tx: Connection, key: str, default: str) -> str:

@@ -31,9 +31,17 @@ class Views:
         column = schema.study.c
         query = select(schema.study).order_by(column.last_received_at.desc(), column.id.desc()).limit(limit)
         if wanted:
-            by_series = exists().where(schema.series.c.study_id == column.id, schema.series.c.series_instance_uid == wanted)
-            query = query.where(or_(column.accession_number == wanted, column.patient_id == wanted,
-                                    column.study_instance_uid == wanted, by_series))  # fmt: skip
+            by_series = exists().where(
+                schema.series.c.study_id == column.id, schema.series.c.series_instance_uid == wanted
+            )
+            query = query.where(
+                or_(
+                    column.accession_number == wanted,
+                    column.patient_id == wanted,
+                    column.study_instance_uid == wanted,
+                    by_series,
+                )
+            )
         if attention:
             query = query.where(_needs_attention())
         return [self._study(row) for row in self._tx.execute(query)]
@@ -49,20 +57,32 @@ class Views:
     def job(self, prefix: str) -> View:
         """One job by the beginning of its ID, with inputs, results, deliveries and timeline. Raises NotFoundError."""
         row = self._one_job(prefix)
-        deliveries = self._rows(select(schema.delivery).where(schema.delivery.c.job_id == row.id).order_by(schema.delivery.c.id))
-        results = self._rows(select(schema.result).where(schema.result.c.job_id == row.id).order_by(schema.result.c.position))
+        deliveries = self._rows(
+            select(schema.delivery).where(schema.delivery.c.job_id == row.id).order_by(schema.delivery.c.id)
+        )
+        results = self._rows(
+            select(schema.result).where(schema.result.c.job_id == row.id).order_by(schema.result.c.position)
+        )
         counted = select(func.count()).select_from(schema.job_input).where(schema.job_input.c.job_id == row.id)
         about_inputs = or_(
             schema.event.c.job_id == row.id,
-            and_(schema.event.c.study_id == row.study_id, schema.event.c.job_id.is_(None),
-                 schema.event.c.at <= (row.finished_at or row.created_at)),
-        )  # fmt: skip
+            and_(
+                schema.event.c.study_id == row.study_id,
+                schema.event.c.job_id.is_(None),
+                schema.event.c.at <= (row.finished_at or row.created_at),
+            ),
+        )
         return {
             **self._job(row),
             "options": row.options,
             "inputs": self._tx.execute(counted).scalar_one(),
             "results": [
-                {"SOPInstanceUID": each.sop_instance_uid, "SOPClassUID": each.sop_class_uid, "kind": each.kind, "path": each.path}
+                {
+                    "SOPInstanceUID": each.sop_instance_uid,
+                    "SOPClassUID": each.sop_class_uid,
+                    "kind": each.kind,
+                    "path": each.path,
+                }
                 for each in results
             ],
             "deliveries": [self._delivery(each) for each in deliveries],
@@ -70,7 +90,11 @@ class Views:
         }
 
     def _one_job(self, prefix: str) -> Row[Any]:
-        found = self._rows(select(schema.job).where(schema.job.c.id.startswith(prefix, autoescape=True)).limit(2)) if prefix else []
+        found = (
+            self._rows(select(schema.job).where(schema.job.c.id.startswith(prefix, autoescape=True)).limit(2))
+            if prefix
+            else []
+        )
         if len(found) != 1:
             fault = "several jobs begin" if found else "no job begins"
             raise NotFoundError(f"{fault} with {prefix!r}", remedy="`radnode jobs` lists them")
@@ -80,8 +104,11 @@ class Views:
         jobs = self._rows(select(schema.job).where(schema.job.c.study_id == row.id).order_by(schema.job.c.created_at))
         mine = select(schema.job.c.id).where(schema.job.c.study_id == row.id)
         deliveries = self._rows(
-            select(schema.delivery).where(schema.delivery.c.job_id.in_(mine)).order_by(schema.delivery.c.id))  # fmt: skip
-        series = self._rows(select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id))
+            select(schema.delivery).where(schema.delivery.c.job_id.in_(mine)).order_by(schema.delivery.c.id)
+        )
+        series = self._rows(
+            select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id)
+        )
         return {
             "StudyInstanceUID": row.study_instance_uid,
             "AccessionNumber": row.accession_number,
@@ -112,8 +139,11 @@ class Views:
         }
 
     def _job(self, row: Row[Any]) -> View:
-        study = self._tx.execute(select(schema.study.c.study_instance_uid, schema.study.c.accession_number)
-                                 .where(schema.study.c.id == row.study_id)).one()  # fmt: skip
+        study = self._tx.execute(
+            select(schema.study.c.study_instance_uid, schema.study.c.accession_number).where(
+                schema.study.c.id == row.study_id
+            )
+        ).one()
         return {
             "id": row.id,
             "state": row.state,
@@ -160,25 +190,43 @@ class Views:
         rows = self._rows(select(schema.event).where(which).order_by(schema.event.c.at, schema.event.c.id))
         uids = self._series_uids(rows)
         return [
-            {"at": self._time(each.at), "event": each.kind, "SeriesInstanceUID": uids.get(each.series_id, ""),
-             "job": each.job_id or "", "delivery": each.delivery_id, **each.data}
+            {
+                "at": self._time(each.at),
+                "event": each.kind,
+                "SeriesInstanceUID": uids.get(each.series_id, ""),
+                "job": each.job_id or "",
+                "delivery": each.delivery_id,
+                **each.data,
+            }
             for each in rows
-        ]  # fmt: skip
+        ]
 
     def _series_uids(self, rows: Sequence[Row[Any]]) -> dict[int, str]:
         ids = {each.series_id for each in rows if each.series_id is not None}
-        found = self._tx.execute(select(schema.series.c.id, schema.series.c.series_instance_uid).where(schema.series.c.id.in_(ids)))
+        found = self._tx.execute(
+            select(schema.series.c.id, schema.series.c.series_instance_uid).where(schema.series.c.id.in_(ids))
+        )
         return {identity: uid for identity, uid in found}
 
     def _rows(self, query: Select[Any]) -> list[Row[Any]]:
         return list(self._tx.execute(query).all())
 
     def _time(self, at: float | None) -> str | None:
-        return None if at is None else datetime.fromtimestamp(at).astimezone(self._zone).isoformat(timespec="milliseconds")
+        return (
+            None if at is None else datetime.fromtimestamp(at).astimezone(self._zone).isoformat(timespec="milliseconds")
+        )
 
 
-def select_jobs(tx: Connection, ids: Sequence[str], *, states: Sequence[str], app: str = "", rule: str = "", state: str = "",
-                since: float | None = None) -> list[str]:  # fmt: skip
+def select_jobs(
+    tx: Connection,
+    ids: Sequence[str],
+    *,
+    states: Sequence[str],
+    app: str = "",
+    rule: str = "",
+    state: str = "",
+    since: float | None = None,
+) -> list[str]:
     """IDs of jobs by their beginnings, or by filters: only those in one of `states`."""
     column = schema.job.c
     query = select(column.id).where(column.state.in_(states)).order_by(column.created_at)
@@ -191,11 +239,21 @@ def select_jobs(tx: Connection, ids: Sequence[str], *, states: Sequence[str], ap
     return list(tx.execute(query).scalars())
 
 
-def select_deliveries(tx: Connection, job_ids: Sequence[str], *, states: Sequence[str], destination: str = "", app: str = "",
-                      rule: str = "", since: float | None = None) -> list[int]:  # fmt: skip
+def select_deliveries(
+    tx: Connection,
+    job_ids: Sequence[str],
+    *,
+    states: Sequence[str],
+    destination: str = "",
+    app: str = "",
+    rule: str = "",
+    since: float | None = None,
+) -> list[int]:
     """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states`."""
     column, job = schema.delivery.c, schema.job.c
-    query = select(column.id).join(schema.job, job.id == column.job_id).where(column.state.in_(states)).order_by(column.id)
+    query = (
+        select(column.id).join(schema.job, job.id == column.job_id).where(column.state.in_(states)).order_by(column.id)
+    )
     for chosen, value in ((column.destination, destination), (job.app, app), (job.rule, rule)):
         query = query.where(chosen == value) if value else query
     if since is not None:
@@ -207,11 +265,15 @@ def select_deliveries(tx: Connection, job_ids: Sequence[str], *, states: Sequenc
 
 def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]]) -> str:
     """`receiving`, `complete` while work is under way, then `done`, or `attention` where a person can act."""
-    if any(each.state in _ATTENTION_JOBS for each in jobs) or any(each.state in _ATTENTION_DELIVERIES for each in deliveries):
+    if any(each.state in _ATTENTION_JOBS for each in jobs) or any(
+        each.state in _ATTENTION_DELIVERIES for each in deliveries
+    ):
         return "attention"
     if state == "receiving":
         return state
-    under_way = any(each.state in _LIVE_JOBS for each in jobs) or any(each.state in _LIVE_DELIVERIES for each in deliveries)
+    under_way = any(each.state in _LIVE_JOBS for each in jobs) or any(
+        each.state in _LIVE_DELIVERIES for each in deliveries
+    )
     return "complete" if under_way else "done"
 
 

@@ -49,7 +49,6 @@ def _page(result: SecondaryCapture, context: Context) -> Encoded:
     ds = _begin(result, context, picture(result.pixels))
     named = context.instances if len(context.instances) <= common.MOST_REFERENCES else _firsts(context)
     ds.SourceImageSequence = Sequence(common.image_reference(each, common.PURPOSE_SOURCE) for each in named)
-    ds.PatientOrientation = ""
     _refer(ds, named)
     return context.finish("sc", ds)
 
@@ -69,8 +68,6 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
         if shown.shape[:2] == (instance.get("Rows"), instance.get("Columns")):
             for keyword in _GEOMETRY:
                 common.copy(header, ds, keyword)
-        if "ImagePositionPatient" not in ds:
-            ds.PatientOrientation = ""
         ds.SourceImageSequence = Sequence([common.image_reference(instance, common.PURPOSE_SOURCE)])
         _refer(ds, (instance,))
         yield context.finish("sc", ds)
@@ -84,6 +81,7 @@ def _begin(result: SecondaryCapture, context: Context, shown: Picture) -> Datase
     ds.DerivationDescription = common.clean(f"{context.assignment.app} {context.assignment.app_version}", 1024)
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     ds.LossyImageCompression = "00"
+    ds.PatientOrientation = ""
     common.copy(context.header, ds, "BodyPartExamined")
     if not ds.get("BodyPartExamined"):
         ds.pop("BodyPartExamined", None)

@@ -93,6 +93,8 @@ class Condition:
 
     @property
     def wanted(self) -> str:
+        if self.forbids and isinstance(self.test, AnyOf) and len(self.test.patterns) > 1:
+            return "none of " + ", ".join(f'"{each}"' for each in self.test.patterns)
         return f"not {self.test}" if self.forbids else str(self.test)
 
 
@@ -160,7 +162,9 @@ def _verdict(condition: Condition, found: Sequence[tuple[Value, ...]], holds: bo
 
 
 def _shown(found: Sequence[tuple[Value, ...]]) -> str:
-    distinct = list(dict.fromkeys("\\".join(map(text_of, values))[:_SHOWN_LENGTH] for values in found))
+    """For people, in a terminal too: bounded, and without control characters."""
+    texts = ("\\".join(map(text_of, values))[:_SHOWN_LENGTH] for values in found)
+    distinct = list(dict.fromkeys("".join(c if c.isprintable() else "�" for c in text) for text in texts))
     if not distinct:
         return "absent"
     more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""

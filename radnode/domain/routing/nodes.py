@@ -49,8 +49,8 @@ class _Loader(yaml.SafeLoader):
 _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
-def compose(text: str | bytes) -> yaml.Node:
-    """The tree of a YAML document. Raises Refused: no YAML, no UTF-8, too large, or nothing in it."""
+def compose(text: str | bytes) -> yaml.MappingNode:
+    """The map a YAML document is. Raises Refused: no YAML, no UTF-8, no map, too large, or nothing in it."""
     text = _decoded(text).removeprefix("\ufeff")
     if len(text) > MAX_LENGTH:
         raise Refused(0, f"longer than {MAX_LENGTH} characters")
@@ -68,7 +68,7 @@ def compose(text: str | bytes) -> yaml.Node:
     if node is None:
         raise Refused(0, "the file is empty")
     _measure(node, 0, {})
-    return node
+    return _map(node)
 
 
 def line_of(node: yaml.Node) -> int:
@@ -102,11 +102,9 @@ def items_of(node: yaml.Node) -> list[yaml.Node]:
 
 def entries_of(node: yaml.Node) -> tuple[list[Entry], list[Refused]]:
     """The entries of a map as (key, its line, value), and why others were left out. Raises Refused where it is none."""
-    if not isinstance(node, yaml.MappingNode):
-        raise Refused(line_of(node), f"a map (key: value) is wanted here, not a {_kind(node)}")
     entries: dict[str, Entry] = {}
     refused: list[Refused] = []
-    for key_node, value in node.value:
+    for key_node, value in _map(node).value:
         try:
             key = _key(key_node, entries)
         except Refused as fault:
@@ -135,6 +133,12 @@ def choice_of(node: yaml.Node, choices: tuple[str, ...]) -> str:
         listed = ", ".join(choices)
         raise Refused(line_of(node), f"{quoted(text)} is none of {listed}{did_you_mean(text, choices)}")
     return text
+
+
+def _map(node: yaml.Node) -> yaml.MappingNode:
+    if isinstance(node, yaml.MappingNode):
+        return node
+    raise Refused(line_of(node), f"a map (key: value) is wanted here, not a {_kind(node)}")
 
 
 def _key(node: yaml.Node, others: dict[str, Entry]) -> str:

@@ -91,7 +91,7 @@ class _Parser(Reader):
         if isinstance(node, yaml.ScalarNode):
             self.read(node, lambda given: choice_of(given, ("any",)), "")
             return Senders(listed=None)
-        return Senders(tuple(self._sender(each) for each in self.read(node, items_of, _NO_NODES)), local=False)
+        return Senders(tuple(self._sender(each) for each in self.read(node, items_of, _NO_NODES)))
 
     def _sender(self, node: yaml.Node) -> Sender:
         fields = self.fields(node, "a sender")
@@ -247,7 +247,7 @@ class _Parser(Reader):
         highest = self.read(fields.get("max"), values.number, None)
         if "not" in fields:
             self.problem(line_of(node), f"{keyword}: `not` inside `not`")
-        elif not fields:
+        elif not node.value:
             self.problem(line_of(node), f"{keyword}: a value is missing")
         elif vr not in NUMERIC_VRS:
             self.problem(line_of(node), f"{keyword} is no number (VR {vr}): min and max do not apply")

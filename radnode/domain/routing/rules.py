@@ -96,10 +96,9 @@ class Sender:
 
 @dataclass(frozen=True)
 class Senders:
-    """`listed` None: everybody. Without the section in `routing.yaml`: this machine only."""
+    """`listed` None: everybody. Empty, as without the section in `routing.yaml`: this machine only."""
 
     listed: tuple[Sender, ...] | None = ()
-    local: bool = True
 
     @property
     def any(self) -> bool:
@@ -119,8 +118,8 @@ class Senders:
         peer = _address(peer_ip)
         if peer is None:
             return False
-        if self.local and (peer.is_loopback or peer == _address(local_ip)):
-            return True
+        if not self.listed:
+            return peer.is_loopback or peer == _address(local_ip)
         return any(each.allows(calling_aet, peer, resolve) for each in self.listed)
 
 

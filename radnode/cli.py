@@ -1,0 +1,344 @@
+"""The commands. Each one reads the settings, calls into `radnode.run`, and prints: no work is done here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from radnode import settings as settings_module
+from radnode.domain.errors import RadnodeError, SettingsError
+from radnode.settings import Settings
+
+app = typer.Typer(
+    help="Receives studies from a PACS, runs algorithms on them by routing.yaml, and stores the results back.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app_group = typer.Typer(help="Help for app authors.", no_args_is_help=True)
+app.add_typer(app_group, name="app", rich_help_panel="Apps")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Since = Annotated[str, typer.Option(help="Only what is younger: 30m, 12h, 7d.")]
+OfApp = Annotated[str, typer.Option("--app", help="Only jobs of this app.")]
+OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
+OfState = Annotated[str, typer.Option("--state", help="Only in this state.")]
+OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
+
+NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
+
+
+def main() -> None:
+    """Entry of the command line: a RadnodeError becomes one clear message and exit code 1, 78 where a setting is at fault."""
+    try:
+        app()
+    except RadnodeError as error:
+        _complain(error)
+
+
+def _complain(error: RadnodeError) -> NoReturn:
+    from radnode.run.supervisor import EXIT_CONFIG  # noqa: PLC0415 - the commands import what they need, to answer at once
+
+    err.print("error:", style="bold red", end=" ")
+    err.print(str(error), markup=False, highlight=False)
+    sys.exit(EXIT_CONFIG if isinstance(error, SettingsError) else 1)
+
+
+def _settings() -> Settings:
+    return settings_module.load()
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+# ---- the node ------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=NODE)
+def up(
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Push a phantom head CT through the node, show what happens, and end.")
+    ] = False,
+) -> None:
+    """The whole node: receivers, core, workers, and an embedded Valkey unless REDIS_URL is set. Ctrl-C ends it."""
+    from radnode.run import up as run_up
+
+    raise typer.Exit(run_up.demo(_settings(), out) if demo else run_up.up(_settings()))
+
+
+@app.command(rich_help_panel=NODE)
+def receive() -> None:
+    """Only the receivers (for a cluster; needs REDIS_URL)."""
+    from radnode.run import up as run_up
+
+    raise typer.Exit(run_up.receive(_part_settings()))
+
+
+@app.command(rich_help_panel=NODE)
+def core() -> None:
+    """Only core: completes studies, makes jobs, serves /metrics (for a cluster; needs REDIS_URL). There is one core."""
+    from radnode.run import up as run_up
+
+    raise typer.Exit(run_up.core(_part_settings()))
+
+
+@app.command(rich_help_panel=NODE)
+def work(
+    queues: Annotated[str, typer.Option(help="Which tickets to take: any of cpu, gpu, deliver.")] = "cpu,gpu,deliver",
+) -> None:
+    """Only a worker: runs apps and sends results (for a cluster; needs REDIS_URL). Start as many as you like."""
+    from radnode.run import up as run_up
+
+    raise typer.Exit(run_up.work(_part_settings(), [each.strip() for each in queues.split(",") if each.strip()]))
+
+
+def _part_settings() -> Settings:
+    settings = _settings()
+    if not settings.redis_url:
+        raise SettingsError(
+            "REDIS_URL is not set", remedy="a part started alone needs it; `radnode up` starts everything"
+        )
+    return settings
+
+
+@app.command(rich_help_panel=NODE)
+def check(
+    echo: Annotated[bool, typer.Option("--echo", help="Also ask each destination with a C-ECHO.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Looks for mistakes in the settings, routing.yaml, the apps and the destinations. Exit code 1 if there is any."""
+    from radnode.run import apps, explain
+
+    settings = _settings()
+    findings = explain.check(settings, apps.find(settings.apps), with_echo=echo)
+    if as_json:
+        _print_json([vars(each) for each in findings])
+    else:
+        out.print(explain.render_findings(findings))
+    if any(each.state == "problem" for each in findings):
+        raise typer.Exit(1)
+
+
+# ---- look ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=LOOK)
+def studies(
+    wanted: Annotated[
+        str, typer.Argument(help="An accession number, a Patient ID or a UID; without: the newest.")
+    ] = "",
+    attention: Annotated[bool, typer.Option("--attention", help="Only studies where a person can act.")] = False,
+    limit: Annotated[int, typer.Option(help="How many at the most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """What was received, what became of it rule by rule, and what to do about it."""
+    from radnode.run import look
+
+    found = look.studies(_settings(), wanted, attention=attention, limit=limit)
+    _show(found, as_json, lambda: look.render_studies(found, detailed=bool(wanted)))
+    if wanted and not found:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=LOOK)
+def jobs(state: OfState = "", of_app: OfApp = "", limit: int = 50, as_json: AsJson = False) -> None:
+    """The newest jobs."""
+    from radnode.run import look
+
+    found = look.jobs(_settings(), state=state, app=of_app, limit=limit)
+    _show(found, as_json, lambda: look.render_jobs(found))
+
+
+@app.command(rich_help_panel=LOOK)
+def job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's ID, or its beginning.")],
+    as_json: AsJson = False,
+) -> None:
+    """One job: its timeline from the first instance to the delivery, its results, and its log."""
+    from radnode.run import look
+
+    found = look.job(_settings(), job_id)
+    _show(found, as_json, lambda: look.render_job(found))
+
+
+def _show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        out.print(render())
+
+
+@app.command(rich_help_panel=LOOK)
+def route(
+    path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder of them.", exists=True)],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Every rule with every condition: wanted and found.")
+    ] = False,
+    expect: Annotated[
+        str, typer.Option(metavar="RULE", help="Exit code 1 unless this rule matches: for your own tests.")
+    ] = "",
+    calling_aet: Annotated[str, typer.Option(help="As if sent by this AE title.")] = "",
+    called_aet: Annotated[str, typer.Option(help="As if sent to this AE title.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What routing.yaml does with these files, and why. Nothing is sent or run."""
+    from radnode.run import apps
+    from radnode.run import explain as explaining
+    from radnode.run.reload import read_routing
+
+    settings = _settings()
+    routing = read_routing(settings.routing, apps.find(settings.apps))
+    found = explaining.explain(path, routing, calling_aet=calling_aet, called_aet=called_aet)
+    _show(found.to_json() if as_json else None, as_json, lambda: explaining.render(found, verdicts=explain))
+    if expect and not found.matches(expect):
+        err.print(f"rule {expect} does not match", style="red", markup=False)
+        raise typer.Exit(1)
+
+
+# ---- act -----------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=ACT)
+def retry(
+    ids: Ids = None,
+    of_app: OfApp = "",
+    rule: OfRule = "",
+    state: OfState = "",
+    since: Since = "",
+    destination: OfDestination = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Runs failed jobs again, and sends parked deliveries again."""
+    from radnode.run import act
+
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, destination)
+    _acted(act.retry(_settings(), chosen, dry_run=dry_run), "set waiting again", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
+def cancel(
+    ids: Ids = None,
+    of_app: OfApp = "",
+    rule: OfRule = "",
+    state: OfState = "",
+    since: Since = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stops waiting and running jobs."""
+    from radnode.run import act
+
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")
+    _acted(act.cancel(_settings(), chosen, dry_run=dry_run), "cancelled", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
+def pause(name: Annotated[str, typer.Argument(help="An app or a destination.")]) -> None:
+    """Lets an app's jobs, or a destination's deliveries, wait. Reception goes on."""
+    from radnode.run import act
+
+    out.print(f"{act.pause(_settings(), name)} {name} is paused; `radnode resume {name}` lets it go on", markup=False)
+
+
+@app.command(rich_help_panel=ACT)
+def resume(name: Annotated[str, typer.Argument(help="An app or a destination.")]) -> None:
+    """Lets a paused app or destination go on."""
+    from radnode.run import act
+
+    out.print(f"{act.resume(_settings(), name)} {name} goes on", markup=False)
+
+
+def _acted(done: list[str], what: str, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json(done)
+        return
+    for each in done:
+        out.print(each, markup=False, highlight=False)
+    out.print(f"{len(done)} {'would be ' if dry_run else ''}{what}")
+    if not done:
+        raise typer.Exit(1)
+
+
+# ---- apps and tools ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=APPS)
+def apps(as_json: AsJson = False) -> None:
+    """The installed apps with their options; broken ones with the reason."""
+    from radnode.run import look
+
+    found = look.apps(_settings())
+    _show(found, as_json, lambda: look.render_apps(found))
+
+
+@app.command(rich_help_panel=APPS)
+def run(
+    name: Annotated[str, typer.Argument(metavar="APP", help="The app's name.")],
+    path: Annotated[Path, typer.Argument(help="A folder of DICOM files.", exists=True)],
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the app.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the results go.")] = Path("results"),
+) -> None:
+    """Runs an app on a folder: no network, no Redis; the results are .dcm files, captures also .png."""
+    from radnode.run import tools
+
+    raise typer.Exit(tools.run_app(_settings(), name, path, sets or [], output, out, err))
+
+
+@app.command(rich_help_panel=TOOLS)
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.", exists=True)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="AET@HOST:PORT", help="A peer, or a destination of routing.yaml; default: this node."
+        ),
+    ] = "",
+    calling_aet: Annotated[str, typer.Option(help="As this AE title.")] = "RADNODE",
+) -> None:
+    """C-STOREs files to a peer."""
+    from radnode.run import tools
+
+    raise typer.Exit(tools.send(_settings(), paths, to, calling_aet, out, err))
+
+
+@app.command(rich_help_panel=TOOLS)
+def echo(
+    to: Annotated[
+        str,
+        typer.Argument(metavar="AET@HOST:PORT", help="A peer, or a destination of routing.yaml; default: this node."),
+    ] = "",
+) -> None:
+    """C-ECHO: does the peer answer?"""
+    from radnode.run import tools
+
+    out.print(tools.echo(_settings(), to), markup=False)
+
+
+@app.command(rich_help_panel=TOOLS)
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("phantom"),
+    slices: Annotated[int, typer.Option(help="How many images.")] = 28,
+    size: Annotated[int, typer.Option(help="Rows and columns.")] = 512,
+) -> None:
+    """Makes a phantom head CT with a bleed of known volume, to try things with."""
+    from radnode.run import tools
+
+    out.print(tools.phantom(folder, slices, size), markup=False)
+
+
+if __name__ == "__main__":
+    main()

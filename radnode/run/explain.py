@@ -1,0 +1,241 @@
+"""What `radnode route` and `radnode check` find out, and how it looks: nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from radnode.dicom.headers import read_attributes
+from radnode.dicom.scu import Peer, echo
+from radnode.domain.errors import NotDicomError, NotFoundError, PeerError, RoutingError, did_you_mean
+from radnode.domain.routing import (
+    Catalog,
+    Context,
+    Destination,
+    Evaluation,
+    Routing,
+    evaluate_series,
+    evaluate_study,
+)
+from radnode.domain.study import Instance, Series, Study
+from radnode.run.reload import read_routing
+from radnode.settings import Settings
+
+_SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "StudyDescription", "SeriesDescription", "SeriesNumber", "Modality")
+_CALLING = ("SendingApplicationEntityTitle", "SourceApplicationEntityTitle")  # PS3.10 7.1, as the spool writes them
+_SKIPPED_SHOWN = 5
+_CALLED = ("ReceivingApplicationEntityTitle",)
+
+
+@dataclass(frozen=True)
+class StudyRoute:
+    """One study of the files: what the rules say about each series, and about the study."""
+
+    study: Study
+    series: tuple[tuple[Series, tuple[Evaluation, ...]], ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        for _, evaluations in self.series:
+            yield from evaluations
+        yield from self.evaluations
+
+    def to_json(self) -> dict[str, Any]:
+        series = [
+            {"SeriesInstanceUID": each.SeriesInstanceUID, "instances": len(each), "rules": _json(evaluations)}
+            for each, evaluations in self.series
+        ]
+        return {"StudyInstanceUID": self.study.StudyInstanceUID, "series": series, "rules": _json(self.evaluations)}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a routing does with the files of a folder; `skipped` holds the files left out, and why."""
+
+    routing: Routing
+    studies: tuple[StudyRoute, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+    def matches(self, rule: str) -> bool:
+        """Whether the rule matches anywhere. Raises NotFoundError where there is no such rule."""
+        names = [each.name for each in self.routing.rules]
+        if rule not in names:
+            raise NotFoundError(f"no rule {rule!r}{did_you_mean(rule, names)}", remedy=f"rules: {', '.join(names)}")
+        return any(each.matched and each.rule.name == rule for route in self.studies for each in route)
+
+    def to_json(self) -> dict[str, Any]:
+        skipped = [{"path": str(path), "reason": reason} for path, reason in self.skipped]
+        return {
+            "routing": self.routing.version,
+            "studies": [each.to_json() for each in self.studies],
+            "skipped": skipped,
+        }
+
+
+def explain(path: Path, routing: Routing, *, calling_aet: str = "", called_aet: str = "") -> Explanation:
+    """Holds the rules against the DICOM files at `path`, a file or a folder.
+
+    Args:
+        calling_aet, called_aet: as if the files came by such an association; by default as their File Meta says.
+    """
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    if not files:
+        raise NotFoundError(f"{path} holds no files", remedy="name a DICOM file, or a folder of them")
+    keywords = frozenset({*_SHOWN, *_CALLING, *_CALLED, *routing.keywords})
+    studies: dict[str, dict[str, list[Instance]]] = {}
+    skipped: list[tuple[Path, str]] = []
+    for file in files:
+        try:
+            instance = Instance(file, read_attributes(file, keywords))
+        except NotDicomError as error:
+            skipped.append((file, error.message))
+            continue
+        study, series = instance.text("StudyInstanceUID"), instance.text("SeriesInstanceUID")
+        if study and series:
+            studies.setdefault(study, {}).setdefault(series, []).append(instance)
+        else:
+            skipped.append((file, f"{file} has no StudyInstanceUID or no SeriesInstanceUID"))
+    routes = (_route(list(each.values()), routing, calling_aet, called_aet) for each in studies.values())
+    return Explanation(routing, tuple(routes), tuple(skipped))
+
+
+def render(explanation: Explanation, *, verdicts: bool = False) -> RenderableType:
+    """For a terminal: every series with the rules that match it; with `verdicts`, all rules and their conditions."""
+    trees: list[RenderableType] = [_study_tree(each, verdicts) for each in explanation.studies]
+    if explanation.skipped:
+        trees.append(Text(f"left out: {len(explanation.skipped)}", style="yellow"))
+        trees += [_line(f"  {reason}") for _, reason in explanation.skipped[:_SKIPPED_SHOWN]]
+    return Group(*trees)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing `radnode check` looked at."""
+
+    state: Literal["ok", "warning", "problem"]
+    message: str
+
+
+def check(settings: Settings, catalog: Catalog, *, with_echo: bool = False) -> tuple[Finding, ...]:
+    """Looks at the apps, the routing file and, `with_echo`, at its destinations."""
+    return (*_check_apps(catalog), *_check_routing(settings, catalog, with_echo))
+
+
+def render_findings(findings: tuple[Finding, ...]) -> RenderableType:
+    marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
+    return Group(*(Text.assemble(marks[each.state], " ", each.message) for each in findings))
+
+
+def _check_apps(catalog: Catalog) -> Iterator[Finding]:
+    for name in sorted(catalog.names()):
+        reason = catalog.broken(name)
+        if reason is None:
+            yield Finding("ok", f"app {name} {catalog.version(name)}")
+        else:
+            yield Finding("problem", f"app {name} is broken: {reason}")
+
+
+def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Iterator[Finding]:
+    try:
+        routing = read_routing(settings.routing, catalog, lenient_broken=False)
+    except RoutingError as error:
+        yield from (Finding("problem", str(problem)) for problem in error.problems)
+        return
+    yield Finding("ok", f"{settings.routing}: {len(routing.rules)} rules, version {routing.version}")
+    if routing.senders.any:
+        yield Finding("warning", "senders: any - every machine that reaches the DICOM port may push")
+    for destination in routing.destinations.values():
+        yield _check_destination(destination, settings.aet[0], with_echo)
+
+
+def _check_destination(destination: Destination, calling_aet: str, with_echo: bool) -> Finding:
+    peer = Peer(destination.aet, destination.host, destination.port)
+    if not with_echo:
+        return Finding("ok", f"destination {destination.name}: {peer}")
+    try:
+        seconds = echo(peer, calling_aet=calling_aet)
+    except PeerError as error:
+        return Finding("problem", f"destination {destination.name}: {error}")
+    return Finding("ok", f"destination {destination.name}: {peer} answered in {seconds * 1000:.0f} ms")
+
+
+def _route(study: list[list[Instance]], routing: Routing, calling_aet: str, called_aet: str) -> StudyRoute:
+    series = tuple(Series(tuple(instances)) for instances in study)
+    contexts = {each.SeriesInstanceUID: _context(each, calling_aet, called_aet) for each in series}
+    evaluated = ((each, evaluate_series(routing, each, contexts[each.SeriesInstanceUID])) for each in series)
+    whole = Study(series)
+    return StudyRoute(whole, tuple(evaluated), evaluate_study(routing, whole, contexts))
+
+
+def _context(series: Series, calling_aet: str, called_aet: str) -> Context:
+    def titles(given: str, keywords: tuple[str, ...]) -> tuple[str, ...]:
+        if given:
+            return (given,)
+        found = (next((each.text(k) for k in keywords if each.text(k)), "") for each in series)
+        return tuple(dict.fromkeys(title for title in found if title))
+
+    return {"CallingAETitle": titles(calling_aet, _CALLING), "CalledAETitle": titles(called_aet, _CALLED)}
+
+
+def _study_tree(route: StudyRoute, verdicts: bool) -> Tree:
+    first = route.study.first
+    tree = Tree(_line(f"study {route.study.StudyInstanceUID} {_quoted(first.text('StudyDescription'))}"))
+    for series, evaluations in route.series:
+        _add_rules(tree.add(_line(_label(series))), evaluations, verdicts, {})
+    if route.evaluations:
+        labels = {series.SeriesInstanceUID: _label(series) for series, _ in route.series}
+        _add_rules(tree.add("the study as a whole"), route.evaluations, verdicts, labels)
+    return tree
+
+
+def _add_rules(branch: Tree, evaluations: tuple[Evaluation, ...], verdicts: bool, labels: Mapping[str, str]) -> None:
+    if not verdicts and not any(each.matched for each in evaluations):
+        branch.add(Text("no rule matches (--explain says why)", style="yellow"))
+    for each in evaluations:
+        if verdicts or each.matched:
+            node = branch.add(_line(_mark(each.matched), f"{each.rule.name} (line {each.rule.line}): {_outcome(each)}"))
+        for verdict in each.verdicts if verdicts else ():
+            where = f" in {labels[verdict.series_uid]}" if verdict.series_uid in labels else ""
+            node.add(_line(_mark(verdict.holds), f"{verdict}{where} (line {verdict.line})"))
+
+
+def _outcome(evaluation: Evaluation) -> str:
+    if not evaluation.matched:
+        return evaluation.reason if all(each.holds for each in evaluation.verdicts) else "does not match"
+    rule = evaluation.rule
+    what = f"app {rule.app} {rule.app_version}" if rule.app else "the originals"
+    where = f"to {', '.join(rule.send_to)}" if rule.send_to else "results stay here"
+    some = f", {len(evaluation.series)} of its series" if rule.level == "study" else ""
+    return f"{what}, {rule.priority}, {where}{some}"
+
+
+def _label(series: Series) -> str:
+    modality, number, description = map(series.first.text, ("Modality", "SeriesNumber", "SeriesDescription"))
+    return f"{modality} series {number} {_quoted(description)}, {len(series)} instances"
+
+
+def _mark(holds: bool) -> tuple[str, str]:
+    return ("✓ ", "green") if holds else ("✗ ", "red")
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if text else "without description"
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """Peers' words are text, never markup, and never control a terminal."""
+    line = Text()
+    for part in parts:
+        text, style = (part, "") if isinstance(part, str) else part
+        line.append("".join(c if c.isprintable() else "�" for c in text), style)
+    return line
+
+
+def _json(evaluations: tuple[Evaluation, ...]) -> list[dict[str, Any]]:
+    return [each.to_json() for each in evaluations]

@@ -1,0 +1,169 @@
+"""`radnode run APP FOLDER`: an app on files, without network, broker or ledger, by the code the node itself runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.misc import is_dicom
+
+from radnode.dicom.volume import read_series
+from radnode.domain.app import App
+from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
+from radnode.domain.jobs import Assignment, JobInput, job_id
+from radnode.domain.study import Series
+from radnode.run.process import process
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What came of one series or study.
+
+    Attributes:
+        files: objects, previews and files written.
+        declined: the app's reason; empty where it did not decline.
+        error: why this series gave nothing, where several were run.
+        seconds: by what the time went into.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    declined: str
+    error: str
+    seconds: Mapping[str, float]
+
+
+def run_local(
+    app_class: type[App[Any]],
+    folder: Path,
+    options: Mapping[str, Any],
+    out: Path,
+    progress: Callable[[str], None],
+    *,
+    level: str = "",
+    only: str = "",
+    inputs: Mapping[str, str] | None = None,
+) -> list[LocalRun]:
+    """Runs an app on every series of a folder (or file), or at study level on all of them together.
+
+    Args:
+        out: results go there; into a folder per series where there are several.
+        level: `series` or `study`; empty: what the app's `process` says it takes.
+        only: runs on the series this fits: a SeriesDescription with wildcards, a SeriesNumber or a SeriesInstanceUID.
+        inputs: at study level, the app's names for series, with what fits them as in `only`.
+
+    Raises OptionsError, NotDicomError, NotFoundError; what the app raises where it is run only once.
+    """
+    checked = app_class.parse_options(dict(options)).model_dump(mode="json")
+    found = read_series(_dicom_files(folder))
+    if only:
+        found = _fitting(found, only)
+    app = app_class()
+    progress(f"loading {app_class.name}")
+    app.load()
+    if (level or _level(app_class)) == "study":
+        return [_run(app, _assignment(app, "study", _named(found, inputs or {}), checked), out, progress)]
+    jobs = [_assignment(app, "series", {_name(each): each}, checked) for each in found]
+    if len(jobs) == 1:
+        return [_run(app, jobs[0], out, progress)]
+    return [_run_or_tell(app, each, out / f"series-{number}", progress) for number, each in enumerate(jobs, 1)]
+
+
+def _run_or_tell(app: App[Any], job: Assignment, out: Path, progress: Callable[[str], None]) -> LocalRun:
+    try:
+        return _run(app, job, out, progress)
+    except RadnodeError as error:
+        return LocalRun(", ".join(job.inputs), (), "", str(error), {})
+
+
+def _run(app: App[Any], job: Assignment, out: Path, progress: Callable[[str], None]) -> LocalRun:
+    name = ", ".join(job.inputs)
+    made = process(app, job, out, lambda text: progress(f"{app.name} on {name}: {text}"))
+    files = []
+    for each in made["objects"]:
+        files.append(out / each["file"])
+        if each["kind"] == "sc":
+            files.append(_preview(out / each["file"]))
+    files += [out / each for each in made["files"]]
+    return LocalRun(name, tuple(files), made["reason"], "", made["seconds"])
+
+
+def _assignment(app: App[Any], level: str, named: dict[str, Series], options: dict[str, Any]) -> Assignment:
+    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    inputs = [
+        JobInput(
+            name,
+            series.SeriesInstanceUID,
+            tuple(each.SOPInstanceUID for each in series),
+            tuple(str(each.path.absolute()) for each in series),
+        )
+        for name, series in named.items()
+    ]
+    # The time belongs to the identity here: a second run writes other times, so it must have other UIDs.
+    identity = job_id(app.name, app.version, options, inputs, predecessor=f"local {created}")
+    paths = {each.name: list(each.paths) for each in inputs}
+    return Assignment(identity, app.name, app.version, level, options, paths, created)
+
+
+def _preview(path: Path) -> Path:
+    from PIL import Image  # noqa: PLC0415
+
+    preview = path.with_suffix(".png")
+    Image.fromarray(dcmread(path).pixel_array).save(preview)
+    return preview
+
+
+def _dicom_files(folder: Path) -> Iterable[Path]:
+    if not folder.exists():
+        raise NotFoundError(f"{folder} does not exist", remedy="name a DICOM file or a folder of them")
+    files = [folder] if folder.is_file() else sorted(each for each in folder.rglob("*") if each.is_file())
+    found = [each for each in files if is_dicom(each)]
+    if not found:
+        raise NotDicomError(f"{folder} holds no DICOM file", remedy="name a folder of Part 10 files")
+    return found
+
+
+def _level(app_class: type[App[Any]]) -> str:
+    """`study` where the first parameter of `process` is a Study and nothing else."""
+    parameters = list(inspect.signature(app_class.process).parameters.values())
+    kind = parameters[1].annotation if len(parameters) > 1 else ""
+    return "study" if getattr(kind, "__name__", kind) == "Study" else "series"
+
+
+def _named(found: list[Series], inputs: Mapping[str, str]) -> dict[str, Series]:
+    if not inputs:
+        return {_name(each): each for each in found}
+    named = {}
+    for name, pattern in inputs.items():
+        fitting = _fitting(found, pattern)
+        if len(fitting) > 1:
+            raise NotFoundError(f"{len(fitting)} series fit input {name}={pattern!r}", remedy=_choices(fitting))
+        named[name] = fitting[0]
+    return named
+
+
+def _fitting(found: list[Series], pattern: str) -> list[Series]:
+    fitting = [each for each in found if _fits(each, pattern)]
+    if not fitting:
+        raise NotFoundError(f"no series fits {pattern!r}", remedy=_choices(found))
+    return fitting
+
+
+def _fits(series: Series, pattern: str) -> bool:
+    if pattern in (series.SeriesInstanceUID, series.first.text("SeriesNumber")):
+        return True
+    return fnmatchcase(series.first.text("SeriesDescription").casefold(), pattern.casefold())
+
+
+def _choices(found: list[Series]) -> str:
+    return "there are: " + "; ".join(f"{each.first.text('SeriesNumber')} {_name(each)}" for each in found)
+
+
+def _name(series: Series) -> str:
+    return series.first.text("SeriesDescription") or series.SeriesInstanceUID

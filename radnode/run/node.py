@@ -1,0 +1,98 @@
+"""The whole node on one machine: embedded Valkey, core, receivers and workers under one supervisor."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from radnode.domain.errors import SettingsError
+from radnode.run import broker
+from radnode.run.lifeline import StopSignal
+from radnode.run.supervisor import Part, Supervisor
+from radnode.settings import Settings, environment, inherited
+from radnode.state.presence import Presence, present
+from radnode.telemetry import forget_metrics, log
+
+
+class Node:
+    """The parts of a node on one machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.embedded = not settings.redis_url
+        if self.embedded:
+            settings = dataclasses.replace(settings, redis_url=broker.embedded_url(settings))
+        self.settings = settings
+        self.supervisor = Supervisor()
+
+    def run(self, stop: StopSignal, each_turn: Callable[[], bool] = lambda: False) -> int:
+        """Until `stop`, or until `each_turn` returns True; returns the exit code."""
+        with ExitStack() as stack:
+            stack.enter_context(_alone(self.settings))
+            stack.callback(self.supervisor.stop)
+            self._start()
+            return self.supervisor.watch(stop, each_turn)
+
+    def _start(self) -> None:
+        if self.embedded:
+            self.supervisor.add(Part("valkey", broker.embedded_command(self.settings)))
+            broker.wait_until_up(self.settings.redis_url)
+        for name, arguments in (
+            ("core", ["core"]),
+            ("receive", ["receive"]),
+            ("work", ["work", "--queues", "cpu,gpu"]),
+            ("deliver", ["work", "--queues", "deliver"]),
+        ):
+            self.supervisor.add(Part(name, [sys.executable, "-m", "radnode.cli", *arguments], env=self._env()))
+
+    def _env(self) -> dict[str, str]:
+        return inherited() | environment(self.settings)
+
+    def ready(self) -> bool:
+        """Whether every part has come up."""
+        alive = [each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive]
+        return (
+            alive.count("core") == 1
+            and alive.count("receiver") >= self.settings.receivers
+            and alive.count("worker") >= 2
+        )
+
+
+class _alone:  # noqa: N801 - reads as a phrase in a `with`
+    """Holds the lock that lets one node run on a RADNODE_HOME; at the start of a node nothing else runs there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        try:
+            self._presence = Presence(self._settings.run, "supervisor")
+        except BlockingIOError:
+            raise SettingsError(
+                f"a node runs already on RADNODE_HOME={self._settings.home}",
+                remedy="stop it, or set another RADNODE_HOME",
+            ) from None
+        forget_metrics(self._settings.run)
+
+    def __exit__(self, *_: object) -> None:
+        self._presence.leave()
+
+
+def announce(settings: Settings) -> None:
+    titles = ",".join(settings.aet)
+    log().info(
+        "ready",
+        aet=titles,
+        dicom=f"{settings.host}:{settings.port}",
+        routing=_shown(settings.routing),
+        metrics=f"http://{settings.http_host}:{settings.http_port}/metrics" if settings.http_port else "off",
+    )
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

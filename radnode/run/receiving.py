@@ -1,0 +1,148 @@
+"""The receivers: one process binds the DICOM port, and each receiver inherits it, so that one that dies loses no caller."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from radnode import metrics, settings
+from radnode.domain.errors import LedgerError, SettingsError
+from radnode.domain.routing import Senders
+from radnode.run import receiver
+from radnode.run.lifeline import StopSignal
+from radnode.run.reload import addresses_of, senders_of
+from radnode.run.supervisor import Part, Supervisor
+from radnode.settings import Settings
+from radnode.state import intake
+from radnode.state.ledger import Ledger, boot_time
+from radnode.telemetry import set_up
+
+_BACKLOG = 256
+_SENDERS_EVERY = 1.0
+_MOST_CALLERS = 100  # AE titles that get a label of their own; hostile ones cannot make metrics grow
+
+
+def run(node: Settings, stop: StopSignal) -> int:
+    """Binds the port and keeps `RADNODE_RECEIVERS` receivers alive on it. Raises SettingsError where it is taken."""
+    with _listen(node) as listener:
+        supervisor = Supervisor()
+        env = settings.inherited() | settings.environment(node)
+        for number in range(node.receivers):
+            command = [sys.executable, "-m", "radnode.run.receiving", str(listener.fileno()), str(number)]
+            supervisor.add(Part(f"receiver-{number}", command, env, (listener.fileno(),)))
+        code = supervisor.watch(stop)
+        listener.close()
+        supervisor.stop()
+        return code
+
+
+def _listen(node: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in node.host else socket.AF_INET
+    try:
+        return socket.create_server((node.host, node.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"the DICOM port {node.host}:{node.port} cannot be opened: {os.strerror(error.errno or 0)}",
+            remedy="stop what listens there, or set RADNODE_PORT (and RADNODE_HOST); ports below 1024 need privileges",
+        ) from None
+
+
+class AllowedSenders:
+    """Who may push, by the routing in force; looked up again every second."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._senders = Senders()
+        self._looked = -_SENDERS_EVERY
+        self._lock = threading.Lock()
+
+    def __call__(self, calling_aet: str, peer: str) -> bool:
+        with self._lock:
+            if time.monotonic() - self._looked >= _SENDERS_EVERY:
+                self._look()
+            senders = self._senders
+        return senders.allows(calling_aet, peer, resolve=addresses_of)
+
+    def _look(self) -> None:
+        """A ledger that does not answer leaves the senders as they were."""
+        self._looked = time.monotonic()
+        try:
+            with self._ledger.read() as tx:
+                routing = intake.routing_in_force(tx)
+        except DBAPIError:
+            return
+        if routing is not None:
+            self._senders = senders_of(routing.peers)
+
+
+class _Prometheus:
+    """The receiver's events as metrics."""
+
+    def __init__(self) -> None:
+        self._callers: set[str] = set()
+
+    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None:
+        del sop_class
+        caller = self._label(calling_aet)
+        metrics.instances_received.labels(caller).inc()
+        metrics.received_bytes.labels(caller).inc(size)
+        metrics.store_seconds.observe(seconds)
+
+    def _label(self, calling_aet: str) -> str:
+        if calling_aet not in self._callers:
+            if len(self._callers) >= _MOST_CALLERS:
+                return "other"
+            self._callers.add(calling_aet)
+        return calling_aet
+
+    def flawed(self) -> None:
+        metrics.instances_flawed.inc()
+
+    def association(self, event: str, reason: str) -> None:
+        metrics.associations.labels(event, reason).inc()
+
+    def open(self, delta: int) -> None:
+        metrics.associations_open.inc(delta)
+
+
+def receive(node: Settings, listener: socket.socket, number: int) -> None:
+    """One receiver, to its end."""
+    ledger = Ledger(node.home, node.database_url)
+    _wait_for(ledger)
+
+    def record(arrivals: Any, ends: Any) -> None:
+        offset = ledger.now() - boot_time()
+        with ledger.begin() as tx:
+            intake.record(tx, arrivals, ends, clock_offset=offset)
+
+    receiver.serve(node, listener, number, record, allowed=AllowedSenders(ledger), metrics=_Prometheus())
+
+
+def _wait_for(ledger: Ledger, seconds: float = 60.0) -> None:
+    """Core migrates the ledger when it starts, perhaps just now."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ledger.ready()
+            return
+        except LedgerError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def main(fd: int, number: int) -> None:
+    node = settings.load()
+    set_up(node, "receiver")
+    with socket.socket(fileno=fd) as listener:
+        receive(node, listener, number)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,79 @@
+"""Each long-lived part as a command starts it: logs and metrics set up first, then the part, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+
+from radnode.domain.errors import SettingsError
+from radnode.run.lifeline import StopSignal
+from radnode.settings import Settings
+from radnode.telemetry import log, set_up
+
+# Prometheus' client decides at import where values live, so every module that has metrics is imported after `set_up`.
+
+
+def prepare_home(settings: Settings) -> None:
+    """Makes RADNODE_HOME. Raises SettingsError where it cannot be written."""
+    try:
+        settings.run.mkdir(parents=True, exist_ok=True)
+        probe = settings.run / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        user = os.geteuid() if hasattr(os, "geteuid") else "this user"
+        raise SettingsError(
+            f"RADNODE_HOME={settings.home} cannot be written: {error.strerror}",
+            remedy=f"make the folder writable for user {user}, or set RADNODE_HOME to another one",
+        ) from None
+
+
+def up(settings: Settings) -> int:
+    """The whole node; returns the exit code."""
+    prepare_home(settings)
+    set_up(settings, "supervisor")
+    from radnode.run import node  # noqa: PLC0415
+
+    stop = StopSignal()
+    whole = node.Node(settings)
+    announced = False
+
+    def announce_once() -> bool:
+        nonlocal announced
+        if not announced and whole.ready():
+            announced = True
+            node.announce(whole.settings)
+        return False
+
+    code = whole.run(stop, announce_once)
+    log().info("stopped")
+    return code
+
+
+def receive(settings: Settings) -> int:
+    prepare_home(settings)
+    set_up(settings, "receive")
+    from radnode.run import receiving  # noqa: PLC0415
+
+    return receiving.run(settings, StopSignal())
+
+
+def core(settings: Settings) -> int:
+    prepare_home(settings)
+    set_up(settings, "core")
+    from radnode.run.core import Core  # noqa: PLC0415
+
+    Core(settings).run(StopSignal())
+    return 0
+
+
+def work(settings: Settings, queues: list[str]) -> int:
+    from radnode.run.broker import QUEUES  # noqa: PLC0415
+
+    if unknown := set(queues) - set(QUEUES) or not queues:
+        raise SettingsError(f"unknown queues: {unknown}", remedy=f"--queues takes any of {','.join(QUEUES)}")
+    prepare_home(settings)
+    set_up(settings, "worker")
+    from radnode.run.worker import Worker  # noqa: PLC0415
+
+    Worker(settings, queues).run(StopSignal())
+    return 0

@@ -1,0 +1,323 @@
+"""The spool: every instance received as a plain Part 10 file, results as published folders, refused data in quarantine.
+
+    instances/<YYYYMMDD>/<HH>/<incarnation>-<number>.dcm    the hour is UTC's; `.part` while being written
+    results/<job id>/                                       published: all of it or nothing, first wins
+    quarantine/<incarnation>-<number>.dcm, .txt             what was not acknowledged, and why; bounded
+
+All names are ours: nothing a peer sends becomes a path. The *incarnation* names one start of one receiver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from radnode.domain.errors import NotDicomError, SpoolError
+from radnode.state.arrivals import Arrival
+
+_QUARANTINED_MOST = 1000
+_QUARANTINED_BYTES = 4 << 30
+_RESERVE = 1 << 30
+BUCKET = "%Y%m%d/%H"
+"""One hour's folder, of UTC."""
+_INODES = 256
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
+
+class Spool:
+    """One process' hand on the spool. Makes the folders; raises SpoolError where it cannot.
+
+    Args:
+        durability: `fsync`: a kept instance is on the disk; `flush`: in the system's cache.
+        incarnation: names the files written here; a new one for each start.
+    """
+
+    def __init__(self, root: Path, durability: str = "fsync", incarnation: str = "") -> None:
+        self.root = root
+        self.incarnation = incarnation or uuid.uuid4().hex[:16]
+        self.durable = durability == "fsync"
+        self.instances, self.results, self.quarantine = (root / each for each in ("instances", "results", "quarantine"))
+        try:
+            for folder in (self.instances, self.results, self.quarantine):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise SpoolError(f"{root} cannot be used: {fault.strerror}", remedy="see RADNODE_HOME") from None
+        self._numbers = itertools.count(1)
+        self._bucket, self._bucket_hour = "", -1
+
+    def open(self, head: bytes) -> Incoming:
+        """A new file that starts with `head`, the preamble and File Meta. Raises OSError."""
+        bucket = self._present_bucket()
+        return Incoming(self, f"{bucket}/{self.incarnation}-{next(self._numbers):08d}", head)
+
+    def _present_bucket(self) -> str:
+        hour = int(time.time()) // 3600
+        if hour != self._bucket_hour:
+            bucket = time.strftime(BUCKET, time.gmtime(hour * 3600))
+            folder = self.instances / bucket
+            folder.mkdir(parents=True, exist_ok=True)
+            for each in (folder.parent, self.instances):
+                sync_folder(each)
+            self._bucket, self._bucket_hour = bucket, hour
+        return self._bucket
+
+    def buckets(self) -> list[str]:
+        """`YYYYMMDD/HH` of every bucket there is, oldest first."""
+        return sorted(f"{path.parent.name}/{path.name}" for path in self.instances.glob("[0-9]*/[0-9]*"))
+
+    def publish(self, work: Path, job_id: str) -> Path:
+        """Moves a finished folder of results to its place, durably, and returns it.
+
+        First wins: where the job's results are published already, those are returned and `work` stays as it is.
+        `work` has to lie on the spool's file system. Raises SpoolError.
+        """
+        place = self.results / job_id
+        try:
+            for folder, _, names in os.walk(work):
+                for name in names:
+                    _sync_file(Path(folder) / name)
+                sync_folder(Path(folder))
+            try:
+                work.rename(place)
+            except OSError as fault:
+                if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            sync_folder(self.results)
+        except OSError as fault:
+            remedy = "look at the disk that holds RADNODE_HOME"
+            raise SpoolError(f"results of job {job_id} cannot be published: {fault}", remedy=remedy) from None
+        return place
+
+    def result(self, job_id: str) -> Path | None:
+        """Where the job's results were published; None before that."""
+        place = self.results / job_id
+        return place if place.is_dir() else None
+
+    def free_bytes(self) -> int:
+        """Free space where the spool lies, in bytes."""
+        return shutil.disk_usage(self.root).free
+
+    def prune_quarantine(self) -> None:
+        """Keeps the newest 1000 files of it, and no more than 4 GiB."""
+        files = []
+        for path in self.quarantine.glob("*.dcm"):
+            with contextlib.suppress(FileNotFoundError):  # another receiver prunes too
+                status = path.stat()
+                files.append((status.st_mtime_ns, status.st_size, path))
+        total = 0
+        for rank, (_, size, path) in enumerate(sorted(files, reverse=True)):
+            total += size
+            if rank >= _QUARANTINED_MOST or (rank and total > _QUARANTINED_BYTES):
+                path.unlink(missing_ok=True)
+                path.with_suffix(".txt").unlink(missing_ok=True)
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Moves a file to quarantine, with the reason beside it. Raises OSError."""
+        place = self.quarantine / f"{path.stem}.dcm"
+        place.with_suffix(".txt").write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n", encoding="utf-8")
+        path.rename(place)
+        self.prune_quarantine()
+
+
+class Incoming:
+    """One instance on its way into the spool: written, then kept, quarantined or discarded."""
+
+    def __init__(self, spool: Spool, name: str, head: bytes) -> None:
+        self._spool, self._name = spool, name
+        self._part = f"{spool.instances}/{name}.part"
+        self._head: bytes | None = head
+        self.size = len(head)
+        self.fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, piece: memoryview) -> None:
+        """Appends to the file. Raises OSError, ENOSPC among others."""
+        self.size += len(piece)
+        if self._head is not None:
+            head, self._head = self._head, None
+            written = os.writev(self.fd, [head, piece])
+            if written < len(head):
+                _write_all(self.fd, memoryview(head)[written:])
+                written = len(head)
+            written -= len(head)
+        else:
+            written = os.write(self.fd, piece)
+        if written < len(piece):
+            _write_all(self.fd, piece[written:])
+
+    def keep(self) -> str:
+        """Makes the instance durable, then gives it its name; returns its path relative to the spool. Raises OSError.
+
+        The folder is not synced: if the power fails now, the scan finds the `.part` whole, and adopts it.
+        """
+        if self._spool.durable:
+            _sync_data(self.fd)
+        os.rename(self._part, f"{self._spool.instances}/{self._name}.dcm")  # noqa: PTH104 - the hot path
+        self._close()
+        return f"instances/{self._name}.dcm"
+
+    def quarantine(self, reason: str) -> None:
+        """Sets the data aside, unacknowledged. Raises OSError."""
+        self._spool.set_aside(Path(self._part), reason)
+        self._close()
+
+    def discard(self) -> None:
+        """Removes the file; nothing happens where it was kept or set aside."""
+        if self.fd >= 0:
+            Path(self._part).unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+
+class Head(Protocol):
+    """What a file's data set says of itself; see `radnode.dicom.headers.Head`."""
+
+    @property
+    def study_uid(self) -> str: ...
+    @property
+    def series_uid(self) -> str: ...
+    @property
+    def flaw(self) -> str: ...
+
+
+class Summary(Protocol):
+    """What a Part 10 file says of itself; see `radnode.dicom.headers.Summary`."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def sop_class_uid(self) -> str: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def transfer_syntax_uid(self) -> str: ...
+    @property
+    def calling_aet(self) -> str: ...
+    @property
+    def called_aet(self) -> str: ...
+
+
+def scan(
+    spool: Spool,
+    known: Callable[[str], set[str] | None],
+    alive: Callable[[str], bool],
+    summarize: Callable[[Path], Summary],
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Arrival]:
+    """Adopts what dead receivers left: whole files that the ledger does not know.
+
+    A whole `.part` was perhaps acknowledged, so it gets its name; one cut short never was, and goes. A file that has
+    its name and is broken is set aside. Files of living receivers are theirs to report.
+
+    Args:
+        known: bucket -> its paths, relative to the spool, that the ledger has; None: the bucket is sealed, look not.
+        alive: whether the receiver of an incarnation lives.
+        summarize: reads a file, `radnode.dicom.headers.summarize`.
+        clock: gives `Arrival.seen`.
+    """
+    for bucket in spool.buckets():
+        paths = known(bucket)
+        if paths is None:
+            continue
+        living: dict[str, bool] = {}
+        for path in sorted((spool.instances / bucket).iterdir()):
+            incarnation = path.name.partition("-")[0]
+            if path.suffix not in (".dcm", ".part") or f"instances/{bucket}/{path.name}" in paths:
+                continue
+            if incarnation not in living:
+                living[incarnation] = alive(incarnation)
+            if not living[incarnation]:
+                arrival = _adopt(spool, path, summarize, clock)
+                if arrival:
+                    yield arrival
+
+
+def _adopt(
+    spool: Spool, path: Path, summarize: Callable[[Path], Summary], clock: Callable[[], float]
+) -> Arrival | None:
+    try:
+        summary = summarize(path)
+    except NotDicomError as fault:
+        if path.suffix == ".part":
+            path.unlink()
+        else:
+            spool.set_aside(path, f"broken on disk: {fault.message}")
+        return None
+    if path.suffix == ".part":
+        _sync_file(path)
+        path = path.rename(path.with_suffix(".dcm"))
+    status = path.stat()
+    return Arrival(
+        path=str(path.relative_to(spool.root)),
+        sop_instance_uid=summary.sop_instance_uid,
+        sop_class_uid=summary.sop_class_uid,
+        series_uid=summary.head.series_uid,
+        study_uid=summary.head.study_uid,
+        transfer_syntax_uid=summary.transfer_syntax_uid,
+        size=status.st_size,
+        received_at=status.st_mtime,
+        seen=clock(),
+        calling_aet=summary.calling_aet,
+        called_aet=summary.called_aet,
+        peer="",
+        association="",
+        flaw=summary.head.flaw,
+    )
+
+
+class Watermark:
+    """Whether there is room to receive: no below the reserve, yes again at twice of it.
+
+    The reserve is 1 GiB, or a twentieth of a smaller file system: what the ledger and running jobs need to go on.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self.ok = True
+        self.look()
+
+    def look(self) -> bool:
+        """Measures again; cheap enough for several times a second."""
+        disk = os.statvfs(self._spool.root)
+        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
+        inodes = disk.f_favail if disk.f_files else _INODES * 2  # some file systems have no fixed number
+        wanted = 1 if self.ok else 2
+        self.ok = disk.f_bavail * disk.f_frsize >= wanted * reserve and inodes >= wanted * _INODES
+        return self.ok
+
+    def full(self) -> None:
+        """A write has found the disk full."""
+        self.ok = False
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a folder's entries durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_file(path: Path) -> None:
+    # An app may have left a link or a pipe: neither is followed or waited for.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
