@@ -22,8 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app_group = typer.Typer(help="Help for app authors.", no_args_is_help=True)
-app.add_typer(app_group, name="app", rich_help_panel="Apps")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -227,6 +225,23 @@ def retry(
 
     chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, destination)
     _acted(act.retry(_settings(), chosen, dry_run=dry_run), "set waiting again", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
+def resend(
+    ids: Ids = None,
+    of_app: OfApp = "",
+    rule: OfRule = "",
+    since: Since = "",
+    destination: OfDestination = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sends kept results again, also those that were delivered: for a PACS that lost them."""
+    from radnode.run import act
+
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, "", since, destination)
+    _acted(act.resend(_settings(), chosen, dry_run=dry_run), "set waiting again", dry_run, as_json)
 
 
 @app.command(rich_help_panel=ACT)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from pathlib import Path
 import pydicom
 from pydicom.data import get_testdata_file
 from pydicom.filewriter import write_dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
 from radnode.dicom.negotiation import Policy
 from radnode.run.receiver import Flusher, NoMetrics, Receiver, accept, drain
@@ -63,8 +63,9 @@ class Running:
         return self.arrivals
 
     def ended(self, count: int = 1) -> list[str]:
+        """How the associations ended, but for the one of the `undisturbed` sender."""
         wait_for(lambda: len(self.ends) >= count)
-        return [each.how for each in self.ends]
+        return [each.how for each in self.ends if each.calling_aet != "GOOD"]
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def wait_for(condition: Callable[[], object], patience: float = 20.0) -> None:
 
 
 def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @cache
@@ -133,6 +134,15 @@ def encode(ds: pydicom.Dataset, syntax: str = EXPLICIT) -> bytes:
     buffer.is_implicit_VR = syntax == IMPLICIT
     write_dataset(buffer, ds)
     return buffer.getvalue()
+
+
+def deflate(data: bytes, zeros: int = 0) -> bytes:
+    """A deflate stream of the data and that many zeros after it."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    parts = [packer.compress(data)]
+    parts += [packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)]
+    packed = b"".join([*parts, packer.flush()])
+    return packed + b"\0" * (len(packed) % 2)
 
 
 def item(kind: int, value: bytes) -> bytes:
@@ -323,6 +333,3 @@ class _Nothing:
 
 
 _nothing = _Nothing()
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-assert UID(ExplicitVRLittleEndian) == EXPLICIT

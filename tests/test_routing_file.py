@@ -25,6 +25,7 @@ from radnode.domain.routing import (
     Senders,
     parse_routing,
 )
+from radnode.run import apps
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +129,8 @@ def test_a_full_file_is_understood() -> None:
 
 def test_a_full_rule_is_understood() -> None:
     head, copy = parse(FULL).rules
-    assert (head.name, head.line, head.app, head.app_version, head.level) == ("head", 12, "hyperdense", "1.2.0", "series")
+    assert (head.name, head.line, head.level) == ("head", 12, "series")
+    assert (head.app, head.app_version) == ("hyperdense", "1.2.0")
     assert [(each.keyword, each.test, each.forbids, each.line) for each in head.conditions] == [
         ("Modality", AnyOf(("CT",)), False, 15),
         ("StudyDescription", AnyOf(("*HEAD*", "*BRAIN*")), False, 16),
@@ -149,7 +151,8 @@ def test_what_is_not_said_has_its_default() -> None:
     assert routing.senders == Senders()
     assert routing.complete == Complete(60, 300)
     (only,) = parse(rule("app: hyperdense")).rules
-    assert (only.priority, only.send_to, only.expire, only.run_between, only.enabled) == ("normal", (), None, None, True)
+    assert (only.priority, only.send_to, only.enabled) == ("normal", (), True)
+    assert (only.expire, only.run_between) == (None, None)
     assert only.options == {"threshold": 60.0, "regions": ["all"], "overlay": True}
 
 
@@ -162,7 +165,9 @@ def test_the_version_follows_the_text() -> None:
 # YAML's own guesses do not bite
 
 
-@pytest.mark.parametrize("name", ["on", "NO", "22:00", "0123", "1e3", "~", "null", "2026-01-31", "0x1F", "1_000", "=", "yes"])
+@pytest.mark.parametrize(
+    "name", ["on", "NO", "22:00", "0123", "1e3", "~", "null", "2026-01-31", "0x1F", "1_000", "=", "yes"]
+)
 def test_a_word_yaml_would_turn_into_something_else_stays_what_it_is(name: str) -> None:
     (only,) = parse(f"rules: [{{name: {name}, send_to: [], when: {{PatientID: {name}}}}}]").rules
     assert only.name == name
@@ -196,13 +201,25 @@ def test_anchors_and_aliases_may_be_used() -> None:
     ("text", "line", "message"),
     [
         ("rules: []\nsender: any\n", 2, "'sender' is no key of routing.yaml; did you mean senders?"),
-        ("rules: []\ncolour: red\n", 2, "'colour' is no key of routing.yaml; there are destinations, senders, complete, defaults, rules"),
+        (
+            "rules: []\ncolour: red\n",
+            2,
+            "'colour' is no key of routing.yaml; there are destinations, senders, complete, defaults, rules",
+        ),
         ("rules: []\nrules: []\n", 2, "'rules' comes twice: it is in line 1 already"),
         ("destinations: {}\n", 1, "there is no `rules`; a node without rules says so with `rules: []`"),
         ("# nothing\n", 0, "the file is empty"),
         ("rules\n", 1, "a map (key: value) is wanted here, not a value"),
-        ("rules: [\n", 2, "not valid YAML: while parsing a flow node expected the node content, but found '<stream end>'"),
-        ("rules: []\n---\nrules: []\n", 2, "not valid YAML: expected a single document in the stream but found another document"),
+        (
+            "rules: [\n",
+            2,
+            "not valid YAML: while parsing a flow node expected the node content, but found '<stream end>'",
+        ),
+        (
+            "rules: []\n---\nrules: []\n",
+            2,
+            "not valid YAML: expected a single document in the stream but found another document",
+        ),
         ("rules: []\nx: *nowhere\n", 2, "not valid YAML: found undefined alias 'nowhere'"),
         ("rules: []\n\n\x07\n", 3, "not valid YAML: the character U+0007"),
         (b"rules: []\n# \xe4\n", 2, "not UTF-8 text"),
@@ -218,7 +235,11 @@ def test_anchors_and_aliases_may_be_used() -> None:
         (rule("expire: 12"), 4, "'12' is no duration; 12 of what? write 12s or 12m"),
         (rule("expire: soon"), 4, "'soon' is no duration; write 60s, 5m or 1h 30m"),
         (rule("expire: 0s"), 4, "'0s': a duration is more than 0 and at most 366 days"),
-        (rule("app: hyperdense\n    run_between: 25:00-06:00"), 5, "'25:00-06:00' is no part of the day; write 22:00-06:00"),
+        (
+            rule("app: hyperdense\n    run_between: 25:00-06:00"),
+            5,
+            "'25:00-06:00' is no part of the day; write 22:00-06:00",
+        ),
         (rule("options: {threshold: 3}"), 4, "options is of no use to a rule without an app"),
         (rule("complete: {study: 5m}"), 4, "a rule of level series does not wait for `complete: study`"),
         (rule("when: {Modalty: CT}"), 4, "'Modalty' is no DICOM keyword; did you mean Modality?"),
@@ -233,37 +254,82 @@ def test_anchors_and_aliases_may_be_used() -> None:
         (rule("when: {KVP: {min: 9, max: 3}}"), 4, "KVP: min is more than max: no value can be that"),
         (rule("when: {KVP: {min: 9, not: 3}}"), 4, "KVP: put min and max inside `not`"),
         (rule("when: {PixelData: x}"), 4, "PixelData holds binary data (OB or OW)"),
-        (rule("when: {ReferencedStudySequence: x}"), 4, "ReferencedStudySequence is a sequence: conditions do not look inside"),
+        (
+            rule("when: {ReferencedStudySequence: x}"),
+            4,
+            "ReferencedStudySequence is a sequence: conditions do not look inside",
+        ),
         (rule("when: [Modality]"), 4, "a map (key: value) is wanted here, not a list"),
-        (rule("when: &base {Modality: CT}\n    unless: {<<: *base}"), 5, "merge keys (<<) are not supported: write the keys out"),
+        (
+            rule("when: &base {Modality: CT}\n    unless: {<<: *base}"),
+            5,
+            "merge keys (<<) are not supported: write the keys out",
+        ),
         (rule("app: hyperdense\n    series: {number: 0}"), 5, "'0' is no whole number from 1 to 2147483647"),
-        (rule("app: hyperdense\n    series: {description: Größe}"), 5, "'Größe': a description has at most 64 printable ASCII characters, no backslash"),
-        (rule("app: hyperdense\n    options:\n      overlay: no\n      treshold: 3"), 7,
-         "option treshold of app hyperdense: there is no such option; did you mean threshold?"),
-        (rule("app: hyperdense\n    options: {threshold: 300}"), 5,
-         "option threshold of app hyperdense: Input should be less than or equal to 90"),
+        (
+            rule("app: hyperdense\n    series: {description: Größe}"),
+            5,
+            "'Größe': a description has at most 64 printable ASCII characters, no backslash",
+        ),
+        (
+            rule("app: hyperdense\n    options:\n      overlay: no\n      treshold: 3"),
+            7,
+            "option treshold of app hyperdense: there is no such option; did you mean threshold?",
+        ),
+        (
+            rule("app: hyperdense\n    options: {threshold: 300}"),
+            5,
+            "option threshold of app hyperdense: Input should be less than or equal to 90",
+        ),
         ("rules:\n  - {send_to: []}\n", 2, "a rule lacks name"),
-        ("rules:\n  - {name: a}\n", 2, "no send_to, here or in defaults: name destinations, or do nothing with `send_to: []`"),
-        ("rules:\n  - {name: a, send_to: []}\n  - {name: a, send_to: []}\n", 3, "two rules are called 'a': the other is in line 2"),
+        (
+            "rules:\n  - {name: a}\n",
+            2,
+            "no send_to, here or in defaults: name destinations, or do nothing with `send_to: []`",
+        ),
+        (
+            "rules:\n  - {name: a, send_to: []}\n  - {name: a, send_to: []}\n",
+            3,
+            "two rules are called 'a': the other is in line 2",
+        ),
         ("rules: []\ndefaults: {send_to: [x]}\n", 2, "no destination 'x'"),
         ("rules: []\ndestinations:\n  pacs: {aet: A, host: b}\n", 3, "destination pacs lacks port"),
-        ("rules: []\ndestinations: {p: {aet: A, host: b, port: 104, tls: on}}\n", 2, "'tls' is no key of a destination; there are aet, host, port"),
-        ("rules: []\ndestinations: {p: {aet: A, host: b, port: 70000}}\n", 2, "'70000' is no whole number from 1 to 65535"),
-        ("rules: []\ndestinations: {p: {aet: A, host: 10.1.2, port: 104}}\n", 2, "'10.1.2' is neither an IP address nor a host name"),
-        ("rules: []\ndestinations: {p: {aet: ABCDEFGHIJKLMNOPQ, host: b, port: 104}}\n", 2,
-         "'ABCDEFGHIJKLMNOPQ' is no AE title: at most 16 printable ASCII characters"),
-        ("rules: []\nsenders: all\n", 2, "'all' is none of any"),
+        (
+            "rules: []\ndestinations: {p: {aet: A, host: b, port: 104, tls: on}}\n",
+            2,
+            "'tls' is no key of a destination; there are aet, host, port",
+        ),
+        (
+            "rules: []\ndestinations: {p: {aet: A, host: b, port: 70000}}\n",
+            2,
+            "'70000' is no whole number from 1 to 65535",
+        ),
+        (
+            "rules: []\ndestinations: {p: {aet: A, host: 10.1.2, port: 104}}\n",
+            2,
+            "'10.1.2' is neither an IP address nor a host name",
+        ),
+        (
+            "rules: []\ndestinations: {p: {aet: ABCDEFGHIJKLMNOPQ, host: b, port: 104}}\n",
+            2,
+            "'ABCDEFGHIJKLMNOPQ' is no AE title: at most 16 printable ASCII characters",
+        ),
+        ("rules: []\nsenders: all\n", 2, "'all' is neither a list of senders nor `any`"),
         ("rules: []\nsenders: [{}]\n", 2, "a sender has an aet, a host, or both; `senders: any` admits everybody"),
         ("rules: []\nsenders: [{host: 10.1.2.3/16}]\n", 2, "'10.1.2.3/16' is no network; did you mean 10.1.0.0/16?"),
         ("rules: []\ncomplete: {series: 1 hour}\n", 2, "'1 hour' is no duration; write 60s, 5m or 1h 30m"),
     ],
-)  # fmt: skip
+)
 def test_a_problem_is_named_with_its_line(text: str | bytes, line: int, message: str) -> None:
     assert problem(text) == (line, message)
 
 
 def test_all_problems_are_found_in_one_reading_in_the_order_of_the_file() -> None:
-    text = FULL.replace("priority: urgent", "priority: high").replace("port: 104", "port: x").replace("name: copy", "nme: copy")
+    text = (
+        FULL.replace("priority: urgent", "priority: high")
+        .replace("port: 104", "port: x")
+        .replace("name: copy", "nme: copy")
+    )
     found = problems(text)
     assert [line for line, _ in found] == [2, 22, 28, 28]
 
@@ -319,9 +385,35 @@ def test_a_huge_file_is_refused() -> None:
 
 
 PIECES = st.sampled_from(
-    [*FULL.split("\n"), *FULL.split(" "), "\n", "  ", "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "!!python/name:os ", "|\n",
-     '"', "'", "\\U99999999", "%YAML 1.1\n---\n", "? ", "\t", "\x00", "\ufeff", "\ud800", "not: ", "min: ", "<<: "]
-)  # fmt: skip
+    [
+        *FULL.split("\n"),
+        *FULL.split(" "),
+        "\n",
+        "  ",
+        "- ",
+        ": ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "&a ",
+        "*a",
+        "!!python/name:os ",
+        "|\n",
+        '"',
+        "'",
+        "\\U99999999",
+        "%YAML 1.1\n---\n",
+        "? ",
+        "\t",
+        "\x00",
+        "\ufeff",
+        "\ud800",
+        "not: ",
+        "min: ",
+        "<<: ",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -374,4 +466,5 @@ def test_the_study_attributes_are_documented() -> None:
 def test_the_example_of_the_documentation_is_sound() -> None:
     example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/routing.md").read_text(), re.DOTALL)
     assert example
-    assert [each.name for each in parse(example[1].replace("threshold_hu", "threshold")).rules] == ["head-ct", "research-copy"]
+    routing = parse_routing(example[1], catalog=apps.find(ROOT / "apps"))
+    assert [each.name for each in routing.rules] == ["head-ct", "research-copy"]

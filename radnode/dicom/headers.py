@@ -59,6 +59,8 @@ def examine(fd: int, start: int, size: int, transfer_syntax: str) -> Head:
 
     Of a private syntax the encoding is tried out; where that fails the data set is taken as it is, with a flaw.
     """
+    if not size:
+        raise NotDicomError("data set is empty")
     encoding = encoding_of(transfer_syntax)
     if encoding:
         return _head(Walk(source_of(fd, start, size, transfer_syntax), encoding, _HEAD_KEYS[encoding]).run())

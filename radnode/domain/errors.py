@@ -117,7 +117,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     if len(given) > _LONGEST_NAME:
         return ""
     folded = {each.casefold(): each for each in known}
-    close = get_close_matches(given.casefold(), folded, 1, cutoff=0.7)
+    close = get_close_matches(given.casefold(), folded, 1)
     return f"; did you mean {folded[close[0]]}?" if close else ""
 
 

@@ -45,6 +45,7 @@ def embedded_command(settings: Settings) -> list[str]:
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "loglevel": "warning",
+        "logfile": str(data / "valkey.log"),
     }
     return [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 

@@ -12,7 +12,7 @@ from sqlalchemy import Row
 
 from radnode import metrics
 from radnode.dicom.scu import OutgoingFile, Peer, Sender
-from radnode.domain.errors import PeerError
+from radnode.domain.errors import PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
@@ -100,6 +100,8 @@ class Deliverer:
                         self._record(delivery, attempt)
         except PeerError as error:
             attempt.fault, attempt.transient, attempt.peer_down = str(error), not error.permanent, True
+        except RadnodeError as error:  # a file that cannot be read
+            attempt.fault, attempt.transient = str(error), False
         finally:
             self._record(delivery, attempt)
         return attempt

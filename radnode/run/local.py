@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from radnode.domain.app import App
 from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
 from radnode.domain.jobs import Assignment, JobInput, job_id
 from radnode.domain.study import Series
-from radnode.run.process import process
+from radnode.run.process import MANIFEST, process
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def run_local(
     folder: Path,
     options: Mapping[str, Any],
     out: Path,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = lambda text: None,
     *,
     level: str = "",
     only: str = "",
@@ -54,6 +55,7 @@ def run_local(
 
     Args:
         out: results go there; into a folder per series where there are several.
+        progress: told in a few words what goes on.
         level: `series` or `study`; empty: what the app's `process` says it takes.
         only: runs on the series this fits: a SeriesDescription with wildcards, a SeriesNumber or a SeriesInstanceUID.
         inputs: at study level, the app's names for series, with what fits them as in `only`.
@@ -84,14 +86,28 @@ def _run_or_tell(app: App[Any], job: Assignment, out: Path, progress: Callable[[
 
 def _run(app: App[Any], job: Assignment, out: Path, progress: Callable[[str], None]) -> LocalRun:
     name = ", ".join(job.inputs)
+    _remove_previous(out)
     made = process(app, job, out, lambda text: progress(f"{app.name} on {name}: {text}"))
     files = []
     for each in made["objects"]:
         files.append(out / each["file"])
         if each["kind"] == "sc":
-            files.append(_preview(out / each["file"]))
+            files.append(preview(out / each["file"]))
     files += [out / each for each in made["files"]]
     return LocalRun(name, tuple(files), made["reason"], "", made["seconds"])
+
+
+def _remove_previous(out: Path) -> None:
+    """What an earlier run left in this folder, by its manifest: old results must not pass for new ones."""
+    manifest = out / MANIFEST
+    if not manifest.exists():
+        return
+    made = json.loads(manifest.read_text(encoding="utf-8"))
+    for name in [each["file"] for each in made["objects"]] + made["files"]:
+        path = out / Path(name).name
+        path.unlink(missing_ok=True)
+        path.with_suffix(".png").unlink(missing_ok=True)
+    manifest.unlink()
 
 
 def _assignment(app: App[Any], level: str, named: dict[str, Series], options: dict[str, Any]) -> Assignment:
@@ -111,7 +127,7 @@ def _assignment(app: App[Any], level: str, named: dict[str, Series], options: di
     return Assignment(identity, app.name, app.version, level, options, paths, created)
 
 
-def _preview(path: Path) -> Path:
+def preview(path: Path) -> Path:
     from PIL import Image  # noqa: PLC0415
 
     preview = path.with_suffix(".png")

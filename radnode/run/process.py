@@ -51,12 +51,12 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
         objects = encode(_without_files(results, out_dir, manifest["files"]), source, assignment, app.description)
         for encoded in clock.each("encode", objects, less="app"):
             manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
-            progress(f"{len(manifest['objects'])} objects")
+            progress(f"{manifest['objects'][-1]['file']} written")
         with clock.measure("check"):
             _check(manifest["objects"], out_dir, source)
     except Declined as declined:
-        for path in out_dir.iterdir():
-            path.unlink()
+        for name in [each["file"] for each in manifest["objects"]] + manifest["files"]:
+            (out_dir / name).unlink()
         manifest |= {"state": "declined", "reason": declined.message, "objects": [], "files": []}
     manifest["seconds"] = clock.seconds
     (out_dir / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

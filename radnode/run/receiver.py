@@ -48,8 +48,10 @@ class Metrics(Protocol):
     def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None: ...
     def flawed(self) -> None:
         """An instance kept that cannot be filed, or refused as broken."""
+
     def association(self, event: str, reason: str) -> None:
         """`accepted`, `released`, `aborted`, `lost`, or `rejected` with its reason."""
+
     def open(self, delta: int) -> None: ...
 
 

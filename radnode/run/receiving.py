@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from radnode import metrics, settings
-from radnode.domain.errors import LedgerError, SettingsError
+from radnode.domain.errors import SettingsError
 from radnode.domain.routing import Senders
 from radnode.run import receiver
 from radnode.run.lifeline import StopSignal
@@ -114,7 +114,7 @@ class _Prometheus:
 def receive(node: Settings, listener: socket.socket, number: int) -> None:
     """One receiver, to its end."""
     ledger = Ledger(node.home, node.database_url)
-    _wait_for(ledger)
+    ledger.ready(wait=60)
 
     def record(arrivals: Any, ends: Any) -> None:
         offset = ledger.now() - boot_time()
@@ -122,19 +122,6 @@ def receive(node: Settings, listener: socket.socket, number: int) -> None:
             intake.record(tx, arrivals, ends, clock_offset=offset)
 
     receiver.serve(node, listener, number, record, allowed=AllowedSenders(ledger), metrics=_Prometheus())
-
-
-def _wait_for(ledger: Ledger, seconds: float = 60.0) -> None:
-    """Core migrates the ledger when it starts, perhaps just now."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            ledger.ready()
-            return
-        except LedgerError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def main(fd: int, number: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+
+from rich.console import Console
 
 from radnode.domain.errors import SettingsError
 from radnode.run.lifeline import StopSignal
@@ -47,6 +50,16 @@ def up(settings: Settings) -> int:
     code = whole.run(stop, announce_once)
     log().info("stopped")
     return code
+
+
+def demo(settings: Settings, out: Console) -> int:
+    """The whole node with a sink PACS, one phantom pushed through it; returns 0 when its results have arrived."""
+    settings = dataclasses.replace(settings, home=settings.home / "demo", log_level="warning")
+    prepare_home(settings)
+    set_up(settings, "supervisor")
+    from radnode.run import demo  # noqa: PLC0415
+
+    return demo.run(settings, StopSignal(), out)
 
 
 def receive(settings: Settings) -> int:

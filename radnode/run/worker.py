@@ -42,7 +42,7 @@ class Worker:
         self.queues = queues
         self.name = f"worker-{secrets.token_hex(6)}"
         self.ledger = Ledger(settings.home, settings.database_url)
-        self.ledger.ready()
+        self.ledger.ready(wait=60)
         self.spool = Spool(settings.spool, settings.durability)
         self.presence = Presence(settings.run, self.name)
         self.stopping = threading.Event()

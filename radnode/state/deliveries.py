@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, delete, exists, func, select, update
 
 from radnode.domain.jobs import DeliveryState, backoff
 from radnode.state import schema
@@ -112,6 +112,15 @@ def retry(tx: Connection, delivery_id: int, who: str) -> bool:
     delivery = tx.execute(select(schema.delivery).where(_delivery.id == delivery_id)).one()
     _rest(tx, delivery.destination, 0, 0.0)
     return _noted(tx, delivery, "delivery retried", who=who)
+
+
+def resend(tx: Connection, delivery_id: int, who: str) -> bool:
+    """A person wants everything sent again, also what the destination once took (it may have lost it)."""
+    finished = and_(_delivery.id == delivery_id, _delivery.state != SENDING)
+    if tx.execute(update(schema.delivery).where(finished).values(state=PARKED)).rowcount != 1:
+        return False
+    tx.execute(delete(schema.sent).where(schema.sent.c.delivery_id == delivery_id))
+    return retry(tx, delivery_id, who)
 
 
 def wake_all(tx: Connection) -> None:

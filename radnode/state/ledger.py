@@ -77,8 +77,22 @@ class Ledger:
             config.attributes["connection"] = tx
             command.upgrade(config, "head")
 
-    def ready(self) -> None:
-        """Raises LedgerError unless the schema is this version's: for parts that do not migrate."""
+    def ready(self, *, wait: float = 0.0) -> None:
+        """Raises LedgerError unless the schema is this version's: for parts that do not migrate.
+
+        Args:
+            wait: seconds to wait for core, which perhaps migrates just now.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                return self._check_revision()
+            except LedgerError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _check_revision(self) -> None:
         head = ScriptDirectory.from_config(_alembic()).get_current_head()
         with self._reaching() as tx:
             found = MigrationContext.configure(tx).get_current_revision()

@@ -38,6 +38,6 @@ def encode(
         if kind is None:
             raise ResultError(
                 f"app {assignment.app!r} yielded {type(result).__name__}, which is no result",
-                remedy=f"yield {', '.join(each.__name__ for each in _KINDS)}",
+                remedy=f"yield {', '.join(each.__name__ for each in _KINDS)} or File",
             )
         yield from import_module(f"{__name__}.{kind}").encode(result, context)

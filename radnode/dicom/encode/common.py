@@ -154,8 +154,8 @@ class Context:
     def _acquisition(self) -> Dataset:
         item = _equipment("109101", "Acquisition Equipment")
         item.Manufacturer = ""
-        for keyword in _EQUIPMENT[:4]:
-            text = self.source.first.text(keyword)
+        for keyword in _EQUIPMENT:
+            text = clean(self.source.first.text(keyword), 16 if keyword == "StationName" else 64)
             if text and text.isascii():
                 setattr(item, keyword, text)
         return item

@@ -46,7 +46,7 @@ def encode(result: SecondaryCapture, context: Context) -> Iterator[Encoded]:
 
 
 def _page(result: SecondaryCapture, context: Context) -> Encoded:
-    ds = _begin(result, context, picture(result.pixels))
+    ds = _begin(result, context, picture(result.pixels), "page")
     named = context.instances if len(context.instances) <= common.MOST_REFERENCES else _firsts(context)
     ds.SourceImageSequence = Sequence(common.image_reference(each, common.PURPOSE_SOURCE) for each in named)
     _refer(ds, named)
@@ -63,7 +63,7 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
         raise ResultError(f"{count} pictures for {len(series)} slices", remedy="one picture per instance of the series")
     for instance, each in zip(series, pictures, strict=True):
         shown = picture(each)
-        ds = _begin(result, context, shown)
+        ds = _begin(result, context, shown, "stack")
         header = instance.dataset()
         if shown.shape[:2] == (instance.get("Rows"), instance.get("Columns")):
             for keyword in _GEOMETRY:
@@ -73,8 +73,8 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
         yield context.finish("sc", ds)
 
 
-def _begin(result: SecondaryCapture, context: Context, shown: Picture) -> Dataset:
-    ds = context.begin("sc", SecondaryCaptureImageStorage, "OT", SERIES_NUMBER, common.clean(result.description))
+def _begin(result: SecondaryCapture, context: Context, shown: Picture, kind: str) -> Dataset:
+    ds = context.begin(kind, SecondaryCaptureImageStorage, "OT", SERIES_NUMBER, common.clean(result.description))
     ds.ConversionType = "SYN"
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -144,8 +144,13 @@ def _drawn(overlay: Overlay, series: Series) -> Iterator[Picture]:
     mask = mask_on_source(series, overlay.mask)
     center, width = overlay.window
     for instance, plane in zip(series, mask, strict=True):
-        grey = (FileReader().units(instance) - (center - width / 2)) * (255 / width)
-        yield drawn(np.clip(grey, 0, 255).astype(np.uint8), plane, overlay.color)
+        units = FileReader().units(instance)
+        if units.shape != plane.shape:
+            raise ResultError(f"an overlay needs grey images of {plane.shape}, not pixels of {units.shape}")
+        grey = np.clip((units - (center - width / 2)) * (255 / width), 0, 255).astype(np.uint8)
+        if instance.get("PhotometricInterpretation") == "MONOCHROME1":
+            grey = 255 - grey
+        yield drawn(grey, plane, overlay.color)
 
 
 def drawn(grey: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int]) -> Picture:

@@ -89,7 +89,8 @@ class _Parser(Reader):
         if node is None:
             return Senders()
         if isinstance(node, yaml.ScalarNode):
-            self.read(node, lambda given: choice_of(given, ("any",)), "")
+            if self.read(node, text_of, "any") != "any":
+                self.problem(line_of(node), f"{quoted(node.value)} is neither a list of senders nor `any`")
             return Senders(listed=None)
         return Senders(tuple(self._sender(each) for each in self.read(node, items_of, _NO_NODES)))
 
@@ -249,7 +250,7 @@ class _Parser(Reader):
             self.problem(line_of(node), f"{keyword}: `not` inside `not`")
         elif not node.value:
             self.problem(line_of(node), f"{keyword}: a value is missing")
-        elif vr not in NUMERIC_VRS:
+        elif fields and vr not in NUMERIC_VRS:
             self.problem(line_of(node), f"{keyword} is no number (VR {vr}): min and max do not apply")
         elif lowest is not None and highest is not None and lowest > highest:
             self.problem(line_of(node), f"{keyword}: min is more than max: no value can be that")

@@ -1,0 +1,131 @@
+"""What a person can do about jobs and deliveries: retry, resend, cancel, pause. Who did it stands on the timeline."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from radnode.domain.errors import NotFoundError, RadnodeError
+from radnode.run import apps as app_finder
+from radnode.run.look import ledger_of
+from radnode.settings import Settings
+from radnode.state import deliveries, intake, jobs, pauses, views
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_RETRYABLE_JOBS = ("failed", "cancelled")
+_RETRYABLE_DELIVERIES = ("parked", "expired", "waiting")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs and deliveries are meant: by ID, or by all the filters given."""
+
+    ids: tuple[str, ...] = ()
+    app: str = ""
+    rule: str = ""
+    state: str = ""
+    since: str = ""
+    destination: str = ""
+
+    def checked(self) -> Filter:
+        if not any(vars(self).values()):
+            raise RadnodeError(
+                "nothing chosen", remedy="name job IDs, or filter by --app, --rule, --state, --since, --destination"
+            )
+        return self
+
+    @property
+    def after(self) -> float | None:
+        """Seconds since the epoch. Raises RadnodeError for a duration that is none."""
+        if not self.since:
+            return None
+        found = re.fullmatch(r"(\d+)([smhdw])", self.since.strip())
+        if found is None:
+            raise RadnodeError(f"--since {self.since!r} is no duration", remedy="write 30m, 12h, 7d or 2w")
+        return time.time() - int(found[1]) * _UNITS[found[2]]
+
+
+def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
+    """Sets failed and cancelled jobs, and parked, expired and waiting deliveries, on their way again; says which."""
+    chosen.checked()
+
+    def act(tx: Connection) -> list[str]:
+        done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, jobs.retry, dry_run)
+        return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
+
+    return _acting(settings, act)
+
+
+def resend(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
+    """Sends the kept results again, also what was delivered: the same objects, byte for byte."""
+    chosen.checked()
+    finished = ("delivered", *_RETRYABLE_DELIVERIES)
+    return _acting(settings, lambda tx: _deliveries(tx, chosen, finished, deliveries.resend, dry_run))
+
+
+def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
+    """Stops waiting and running jobs; says which."""
+    chosen.checked()
+    return _acting(settings, lambda tx: _jobs(tx, chosen, ("waiting", "running"), jobs.cancel, dry_run))
+
+
+def pause(settings: Settings, name: str) -> str:
+    """Lets the jobs of an app, or the deliveries to a destination, wait; returns which of the two `name` is."""
+    with ledger_of(settings) as ledger, ledger.begin() as tx:
+        kind = _kind(settings, tx, name)
+        pauses.pause(tx, kind, name, getpass.getuser())
+    return kind
+
+
+def resume(settings: Settings, name: str) -> str:
+    with ledger_of(settings) as ledger, ledger.begin() as tx:
+        kind = pauses.resume(tx, name)
+    if kind is None:
+        raise NotFoundError(f"{name!r} is not paused", remedy="`radnode pause NAME` pauses an app or a destination")
+    return kind
+
+
+def _kind(settings: Settings, tx: Connection, name: str) -> str:
+    routing = intake.routing_in_force(tx)
+    if routing is not None and name in routing.peers["destinations"]:
+        return "destination"
+    if name in app_finder.find(settings.apps).names():
+        return "app"
+    raise NotFoundError(
+        f"no destination and no app is called {name!r}", remedy="`radnode apps`, or `destinations` in routing.yaml"
+    )
+
+
+def _acting(settings: Settings, act: Callable[[Connection], list[str]]) -> list[str]:
+    with ledger_of(settings) as ledger, ledger.begin() as tx:
+        return act(tx)
+
+
+def _jobs(
+    tx: Connection, chosen: Filter, states: tuple[str, ...], act: Callable[[Connection, str, str], bool], dry_run: bool
+) -> list[str]:
+    found = views.select_jobs(
+        tx, chosen.ids, states=states, app=chosen.app, rule=chosen.rule, state=chosen.state, since=chosen.after
+    )
+    return [f"job {each}" for each in found if dry_run or act(tx, each, getpass.getuser())]
+
+
+def _deliveries(
+    tx: Connection, chosen: Filter, states: tuple[str, ...], act: Callable[[Connection, int, str], bool], dry_run: bool
+) -> list[str]:
+    wanted = tuple(each for each in states if chosen.state in ("", each))
+    found = views.select_deliveries(
+        tx,
+        chosen.ids,
+        states=wanted,
+        destination=chosen.destination,
+        app=chosen.app,
+        rule=chosen.rule,
+        since=chosen.after,
+    )
+    return [f"delivery {each}" for each in found if dry_run or act(tx, each, getpass.getuser())]

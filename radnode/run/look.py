@@ -1,0 +1,235 @@
+"""What `radnode studies`, `jobs`, `job` and `apps` show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from radnode.domain.errors import LedgerError
+from radnode.run import apps as app_finder
+from radnode.settings import Settings
+from radnode.state.ledger import Ledger
+from radnode.state.views import View, Views
+
+_STYLES = {
+    "done": "green", "delivered": "green", "complete": "cyan", "receiving": "cyan", "running": "cyan", "sending": "cyan",
+    "failed": "bold red", "parked": "bold red", "attention": "bold red", "held": "yellow", "declined": "yellow",
+    "expired": "yellow", "cancelled": "yellow",
+}  # fmt: skip
+_LOG_TAIL = 40
+_QUIET = ("rules", "seconds", "at", "event", "SeriesInstanceUID", "job", "delivery")
+
+
+@contextmanager
+def ledger_of(settings: Settings) -> Iterator[Ledger]:
+    """The ledger of a node that runs, or has run. Raises LedgerError where there is none."""
+    ledger = Ledger(settings.home, settings.database_url)
+    if ledger.file is not None and not ledger.file.exists():
+        raise LedgerError(
+            f"no ledger in RADNODE_HOME={settings.home}", remedy="start the node, or set RADNODE_HOME to its folder"
+        )
+    try:
+        ledger.ready()
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def _views(settings: Settings) -> Iterator[Views]:
+    with ledger_of(settings) as ledger, ledger.read() as tx:
+        yield Views(tx, settings.zone)
+
+
+def studies(settings: Settings, wanted: str = "", *, attention: bool = False, limit: int = 50) -> list[View]:
+    with _views(settings) as views:
+        return views.studies(wanted, attention=attention, limit=limit)
+
+
+def jobs(settings: Settings, *, state: str = "", app: str = "", limit: int = 50) -> list[View]:
+    with _views(settings) as views:
+        return views.jobs(state=state, app=app, limit=limit)
+
+
+def job(settings: Settings, prefix: str) -> View:
+    """One job; `log` is the end of what its last attempt printed."""
+    with _views(settings) as views:
+        found = views.job(prefix)
+    return {**found, "log": _log_tail(settings.home / "log" / "jobs" / f"{found['id']}.{found['attempt']}.log")}
+
+
+def apps(settings: Settings) -> list[View]:
+    catalog = app_finder.find(settings.apps)
+    working = [
+        {
+            "name": name,
+            "version": app.version,
+            "description": app.description or (app.__doc__ or "").strip().partition("\n")[0],
+            "queue": app.resources.queue,
+            "timeout": app.resources.timeout,
+            "memory": app.resources.memory,
+            "options": app.options_type().model_json_schema().get("properties", {}),
+            "broken": "",
+        }
+        for name, app in sorted(catalog.apps.items())
+    ]
+    return working + [{"name": name, "version": "", "broken": fault} for name, fault in sorted(catalog.faults.items())]
+
+
+def render_studies(found: Sequence[View], *, detailed: bool) -> RenderableType:
+    if not found:
+        return Text("no such study: has it been received? `radnode studies` lists the newest", style="yellow")
+    if detailed:
+        return Group(*(_study_tree(each) for each in found))
+    table = _table("received", "accession", "description", "series", "images", "jobs", "delivered", "state")
+    for each in found:
+        images = sum(series["instances"] for series in each["series"])
+        delivered = sum(delivery["state"] == "delivered" for delivery in each["deliveries"])
+        row = (_clock(each["received"]), each["AccessionNumber"], each["StudyDescription"], len(each["series"]), images,
+               len(each["jobs"]), f"{delivered}/{len(each['deliveries'])}")  # fmt: skip
+        table.add_row(*map(_text, row), _state(each["state"]))
+    return table
+
+
+def render_jobs(found: Sequence[View]) -> RenderableType:
+    if not found:
+        return Text("no jobs", style="yellow")
+    table = _table("job", "created", "app", "rule", "accession", "attempt", "state", "error")
+    for each in found:
+        row = (
+            each["id"][:12],
+            _clock(each["created"]),
+            each["app"] or "(forward)",
+            each["rule"],
+            each["AccessionNumber"],
+            each["attempt"],
+        )
+        table.add_row(*map(_text, row), _state(each["state"]), _text(each["error"].partition("\n")[0]))
+    return table
+
+
+def render_job(found: View) -> RenderableType:
+    tree = Tree(
+        _line(f"job {found['id']} ", _state(found["state"]), f"  {found['app'] or 'forward'} {found['app_version']}")
+    )
+    tree.add(
+        _text(
+            f"rule {found['rule']}, routing {found['routing_version']}, {found['inputs']} instances, attempt {found['attempt']}"
+        )
+    )
+    tree.add(_text(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
+    if found["error"]:
+        tree.add(_line("error: ", Text(found["error"], style="red")))
+        tree.add(_text(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
+    if found["results"]:
+        branch = tree.add("results")
+        for each in found["results"][:10]:
+            branch.add(_text(f"{each['kind']}  {each['SOPInstanceUID']}  {each['path']}"))
+        if len(found["results"]) > 10:
+            branch.add(f"and {len(found['results']) - 10} more")
+    _add_deliveries(tree, found["deliveries"])
+    _add_timeline(tree, found["timeline"])
+    if found["log"]:
+        log = tree.add("log")
+        for line in found["log"].splitlines():
+            log.add(_text(line))
+    return tree
+
+
+def render_apps(found: Sequence[View]) -> RenderableType:
+    tree = Tree("apps")
+    for each in found:
+        if each["broken"]:
+            tree.add(_line(Text(f"{each['name']} is broken: ", style="red"), each["broken"]))
+            continue
+        branch = tree.add(_text(f"{each['name']} {each['version']}: {each['description']}"))
+        for name, schema in each["options"].items():
+            branch.add(_text(f"{name} = {schema.get('default')!r}  {schema.get('description', '')}"))
+    return tree
+
+
+def _study_tree(study: View) -> Tree:
+    label = f"study {study['StudyInstanceUID']}, accession {study['AccessionNumber'] or '(none)'} "
+    tree = Tree(_line(label, _state(study["state"])))
+    for each in study["series"]:
+        description = each["SeriesDescription"] or each["SeriesInstanceUID"]
+        branch = tree.add(
+            _line(f"{each['Modality']} {description}, {each['instances']} images ", _state(each["state"]))
+        )
+        for line in _verdicts(study["timeline"], each["SeriesInstanceUID"]):
+            branch.add(line)
+    for each in study["jobs"]:
+        line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _state(each["state"]))
+        branch = tree.add(line)
+        if each["error"]:
+            branch.add(_text(each["error"].partition("\n")[0]))
+        if each["state"] == "failed":
+            branch.add(_text(f"radnode retry {each['id'][:12]}  runs it again"))
+    _add_deliveries(tree, study["deliveries"])
+    _add_timeline(tree, study["timeline"])
+    return tree
+
+
+def _verdicts(timeline: Sequence[View], series_uid: str) -> Iterator[Text]:
+    """The last word of every rule on a series."""
+    said = [each for each in timeline if each["event"] == "complete" and each["SeriesInstanceUID"] == series_uid]
+    for rule in said[-1].get("rules", []) if said else []:
+        mark = Text("✓ ", style="green") if rule["matched"] else Text("✗ ", style="red")
+        yield _line(mark, f"{rule['rule']}: {rule['reason']} (line {rule['line']})")
+
+
+def _add_deliveries(tree: Tree, deliveries: Sequence[View]) -> None:
+    for each in deliveries:
+        what = f"to {each['destination']}: {each['stored']} of {each['instances']} stored "
+        branch = tree.add(_line(what, _state(each["state"])))
+        if each["error"]:
+            branch.add(_text(each["error"]))
+        if each["state"] in ("parked", "expired"):
+            branch.add(_text(f"radnode retry {each['job'][:12]}  sends it again"))
+
+
+def _add_timeline(tree: Tree, timeline: Sequence[View]) -> None:
+    branch = tree.add("timeline")
+    for each in timeline:
+        details = ", ".join(
+            f"{key} {value}" for key, value in each.items() if key not in _QUIET and value not in ("", None)
+        )
+        branch.add(_text(f"{_clock(each['at'])}  {each['event']}  {details}"))
+
+
+def _log_tail(path: Path) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_TAIL:])
+    except OSError:
+        return ""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for each in columns:
+        table.add_column(each)
+    return table
+
+
+def _clock(at: str | None) -> str:
+    return "" if at is None else at[:23].replace("T", " ")
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def _text(value: Any) -> Text:
+    """A peer's words are text: never markup, and they never control the terminal."""
+    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value)))
+
+
+def _line(*parts: str | Text) -> Text:
+    return Text("").join(each if isinstance(each, Text) else _text(each) for each in parts)

@@ -1,0 +1,24 @@
+"""Apps and destinations that a person has paused."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Connection, delete
+
+from radnode.state import schema
+from radnode.state.ledger import insert_new, note
+
+
+def pause(tx: Connection, kind: str, name: str, who: str) -> None:
+    """`kind` is `app` or `destination`. Pausing twice is pausing once."""
+    tx.execute(insert_new(tx, schema.pause), {"kind": kind, "name": name, "who": who, "at": time.time()})
+    note(tx, "paused", what=kind, name=name, who=who)
+
+
+def resume(tx: Connection, name: str) -> str | None:
+    """Lets it go on; returns its kind, None where it was not paused."""
+    kind = tx.execute(delete(schema.pause).where(schema.pause.c.name == name).returning(schema.pause.c.kind)).scalar()
+    if kind is not None:
+        note(tx, "resumed", what=kind, name=name)
+    return kind

@@ -1,0 +1,260 @@
+"""From files to volumes, and from masks on volumes back to the source's slices."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.data import get_testdata_file
+
+from radnode.dicom.volume import mask_ml, mask_on_source, read_series
+from radnode.domain.errors import GeometryError, NotDicomError, PixelsError, ResultError
+from radnode.domain.study import Instance, Series
+from radnode.testing.phantom import BLEED_HU, head_ct
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+BLEED_AT = (30.0, -8.0, 2.0)  # as in the phantom, LPS mm
+IRREGULAR: list[dict[str, Any]] = [{}, {"tilt": 18.5}, {"tilt": -25.0}, {"uneven": True}, {"tilt": 18.5, "uneven": True}]
+
+
+def phantom(folder: Path, **how: Any) -> Series:
+    (series,) = read_series(head_ct(folder, **{"size": 128, **how}))
+    return series
+
+
+def edit(path: Path, **attributes: Any) -> Path:
+    ds = pydicom.dcmread(path)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    ds.save_as(path)
+    return path
+
+
+def shared(name: str) -> list[Path]:
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real test data is not there")
+    return sorted(path for path in (SHARED / name).iterdir() if pydicom.misc.is_dicom(path))
+
+
+def ball(image: sitk.Image, radius: float = 20.0) -> sitk.Image:
+    """A mask of everything within `radius` mm of the bleed, on the image's grid."""
+    z, y, x = (axis.ravel() for axis in np.indices(sitk.GetArrayViewFromImage(image).shape))
+    frame = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    points = np.stack([x, y, z], axis=1) @ frame.T + np.array(image.GetOrigin())
+    inside = np.linalg.norm(points - BLEED_AT, axis=1) <= radius
+    mask = sitk.GetImageFromArray(inside.reshape(image.GetSize()[::-1]).astype(np.uint8))
+    mask.CopyInformation(image)
+    return mask
+
+
+def ball_on(instance: Instance, radius: float = 20.0) -> np.ndarray:
+    """The same ball, straight from the slice's own attributes (PS3.3 C.7.6.2.1.1)."""
+    orientation = np.array(instance.get("ImageOrientationPatient"))
+    dy, dx = instance.get("PixelSpacing")
+    y, x = np.indices((instance.get("Rows"), instance.get("Columns")))
+    points = (
+        np.array(instance.get("ImagePositionPatient"))
+        + x[..., None] * dx * orientation[:3]
+        + y[..., None] * dy * orientation[3:]
+    )
+    return np.linalg.norm(points - BLEED_AT, axis=2) <= radius
+
+
+def test_series_come_in_the_order_of_their_place_whatever_the_order_of_the_files(tmp_path: Path) -> None:
+    paths = head_ct(tmp_path, slices=9, size=16, localizer=True)
+    random.Random(3).shuffle(paths)
+    found = {series.first.text("SeriesDescription"): series for series in read_series(paths)}
+    assert [each.get("InstanceNumber") for each in found["HEAD 5MM STD"]] == list(range(1, 10))
+    assert len(found["LOCALIZER"]) == 2
+
+
+def test_the_volume_is_in_hounsfield_units_and_patient_coordinates(tmp_path: Path) -> None:
+    volume = phantom(tmp_path, bleed_ml=30).volume()
+    assert volume.GetPixelID() == sitk.sitkFloat32
+    assert (volume.GetSize(), volume.GetSpacing()[2]) == ((128, 128, 28), 5.0)
+    assert volume[volume.TransformPhysicalPointToIndex(BLEED_AT)] == pytest.approx(BLEED_HU, abs=15)
+    assert volume[0, 0, 0] == pytest.approx(-1000, abs=25)
+    assert not volume.HasMetaDataKey("resampled")
+
+
+@pytest.mark.parametrize("how", IRREGULAR, ids=str)
+def test_tilted_and_uneven_series_keep_their_anatomy_in_place(tmp_path: Path, how: dict[str, Any]) -> None:
+    volume = phantom(tmp_path, bleed_ml=40, **how).volume()
+    assert volume.HasMetaDataKey("resampled") == bool(how)
+    bleed = sitk.And(sitk.And(volume > 55, volume < 95), ball(volume, 27))
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(bleed)
+    assert shape.GetCentroid(1) == pytest.approx(BLEED_AT, abs=1.5)
+
+
+@pytest.mark.parametrize("how", IRREGULAR, ids=str)
+def test_a_mask_finds_its_way_back_to_every_slice(tmp_path: Path, how: dict[str, Any]) -> None:
+    series = phantom(tmp_path, **how)
+    wanted = np.stack([ball_on(each) for each in series])
+    mask = ball(series.volume())
+    for given in (mask, sitk.GetArrayFromImage(mask)):
+        found = mask_on_source(series, given)
+        assert found.shape == wanted.shape
+        overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+        assert overlap > 0.93
+
+
+def test_a_mask_on_any_other_grid_finds_its_way_back_too(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    cube = sitk.Image(60, 60, 60, sitk.sitkUInt8)
+    cube.SetOrigin([each - 30 for each in BLEED_AT])
+    found = mask_on_source(series, ball(cube))
+    wanted = np.stack([ball_on(each) for each in series])
+    assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.93
+
+
+def test_the_volume_of_a_mask_is_that_of_its_grid(tmp_path: Path) -> None:
+    series = phantom(tmp_path, tilt=18.5)
+    mask = ball(series.volume())
+    true = 4 / 3 * np.pi * 20**3 / 1000
+    assert mask_ml(mask, None) == pytest.approx(true, rel=0.05)
+    assert mask_ml(sitk.GetArrayFromImage(mask) > 0, series) == pytest.approx(mask_ml(mask, None))
+
+
+def test_an_array_that_lies_on_no_known_grid_is_refused(tmp_path: Path) -> None:
+    series = phantom(tmp_path, slices=4, size=16)
+    with pytest.raises(ResultError, match=r"\(4, 16, 15\).*\(4, 16, 16\)"):
+        mask_on_source(series, np.zeros((4, 16, 15)))
+
+
+def test_two_images_at_one_place_are_named(tmp_path: Path) -> None:
+    paths = head_ct(tmp_path, slices=5, size=16)
+    edit(paths[3], ImagePositionPatient=pydicom.dcmread(paths[2]).ImagePositionPatient)
+    (series,) = read_series(paths)
+    with pytest.raises(GeometryError, match="images 3 and 4 lie at the same place"):
+        series.volume()
+
+
+def test_a_localizer_makes_no_volume(tmp_path: Path) -> None:
+    *_, scouts = read_series(head_ct(tmp_path, slices=2, size=16, localizer=True))
+    with pytest.raises(GeometryError, match="not parallel"):
+        scouts.volume()
+
+
+def test_one_missing_slice_is_interpolated_and_said_but_a_hole_is_refused(tmp_path: Path) -> None:
+    one = phantom(tmp_path / "one", size=32, missing=[9]).volume()
+    assert one.GetSize()[2] == 28
+    assert one.GetMetaData("resampled") == "unevenly spaced, 5.00 to 10.00 mm"
+    with pytest.raises(GeometryError, match=r"a gap of 30\.0 mm after image 9"):
+        phantom(tmp_path / "five", size=32, missing=range(9, 14)).volume()
+
+
+def test_images_of_different_size_make_no_volume(tmp_path: Path) -> None:
+    paths = head_ct(tmp_path / "a", slices=3, size=16)
+    ds = pydicom.dcmread(paths[1])
+    paths[1] = edit(head_ct(tmp_path / "b", slices=3, size=32)[1], SeriesInstanceUID=ds.SeriesInstanceUID)
+    (series,) = read_series(paths)
+    with pytest.raises(GeometryError, match="Rows is missing or differs"):
+        series.volume()
+
+
+def test_images_without_a_place_come_by_number_and_make_no_volume(tmp_path: Path) -> None:
+    paths = [edit(path, ImagePositionPatient=None) for path in head_ct(tmp_path, slices=3, size=16)]
+    (series,) = read_series(reversed(paths))
+    assert [each.get("InstanceNumber") for each in series] == [1, 2, 3]
+    with pytest.raises(GeometryError, match="3 images have no ImagePositionPatient"):
+        series.volume()
+
+
+def test_the_rescale_of_each_slice_is_its_own(tmp_path: Path) -> None:
+    paths = head_ct(tmp_path, slices=3, size=16)
+    edit(paths[1], RescaleSlope=2, RescaleIntercept=10)
+    (series,) = read_series(paths)
+    stored = series.instances[1].pixels()
+    assert sitk.GetArrayFromImage(series.volume())[1] == pytest.approx(stored * 2.0 + 10)
+
+
+def test_nifti_has_the_same_voxels_at_the_same_places_in_ras(tmp_path: Path) -> None:
+    series = phantom(tmp_path, size=32, tilt=10)
+    volume = series.volume()
+    image = nibabel.load(series.nifti(tmp_path / "head.nii.gz"))
+    index = (20, 15, 12)
+    lps = np.array(volume.TransformIndexToPhysicalPoint(index))
+    assert image.affine @ (*index, 1) == pytest.approx([-lps[0], -lps[1], lps[2], 1], abs=1e-3)
+    assert image.dataobj[index] == pytest.approx(volume[index])
+
+
+def test_a_file_that_is_no_dicom_is_named_in_the_error(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear colleague")
+    with pytest.raises(NotDicomError, match=r"letter\.txt"):
+        read_series([path])
+
+
+def test_a_header_without_uids_is_refused(tmp_path: Path) -> None:
+    (path,) = head_ct(tmp_path, slices=1, size=16)
+    with pytest.raises(NotDicomError, match="no StudyInstanceUID"):
+        read_series([edit(path, StudyInstanceUID="")])
+
+
+def test_pixels_that_are_cut_short_are_an_error_not_a_black_image(tmp_path: Path) -> None:
+    (path,) = head_ct(tmp_path, slices=1, size=16)
+    path.write_bytes(path.read_bytes()[:-100])
+    (series,) = read_series([path])
+    with pytest.raises(PixelsError, match="cannot be read"):
+        series.first.pixels()
+
+
+def test_values_that_are_wrong_for_their_vr_do_not_keep_a_series_from_being_read(tmp_path: Path) -> None:
+    (path,) = head_ct(tmp_path, slices=1, size=16, KVP="120")
+    path.write_bytes(path.read_bytes().replace(b"DS\x04\x00120 ", b"DS\x04\x00high"))
+    (series,) = read_series([path])
+    assert series.first.get("KVP") == "high"
+    assert series.first.get("PatientAge") == "066Y"
+
+
+def test_long_values_are_left_out_of_the_attributes(tmp_path: Path) -> None:
+    (path,) = head_ct(tmp_path, slices=1, size=16, DerivationDescription="a" * 1000, ImageComments="b" * 100_000)
+    (series,) = read_series([path])
+    assert len(series.first.text("DerivationDescription")) == 1000
+    assert series.first.get("ImageComments") is None
+
+
+def test_colour_and_frames_come_as_the_contract_says() -> None:
+    path = Path(get_testdata_file("examples_ybr_color.dcm"))
+    (series,) = read_series([path])
+    assert series.first.pixels().shape == (30, 240, 320, 3)
+    assert len(list(series.images())) == 1
+
+
+@pytest.mark.parametrize("syntax", ["J2KI", "J2KR", "JLSL", "JLSN", "JPLL", "JPLY", "RLE"])
+def test_real_images_of_every_transfer_syntax_are_decoded(syntax: str) -> None:
+    seen = 0
+    for path in shared("transfer-syntaxes"):
+        if path.stem.endswith(syntax):
+            (series,) = read_series([path])
+            pixels = series.first.pixels()
+            assert pixels.shape[:2] == (series.first.get("Rows"), series.first.get("Columns")), path.name
+            assert pixels.std() > 0, path.name
+            seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("name", ["CT2", "MR1"])
+def test_lossless_transfer_syntaxes_of_one_real_image_agree(name: str) -> None:
+    paths = [each for each in shared("transfer-syntaxes") if each.stem.split("_")[0] == name]
+    lossless = [each for each in paths if each.stem.split("_")[1] in ("J2KR", "JLSL", "JPLL", "RLE")]
+    first, *others = (read_series([each])[0].first.pixels() for each in lossless)
+    assert others
+    for each in others:
+        assert np.array_equal(each, first)
+
+
+def test_a_real_head_ct_with_tilt_and_uneven_slices_becomes_one_grid() -> None:
+    (series,) = read_series(shared("ct-head-ge"))
+    volume = series.volume()
+    assert volume.GetMetaData("resampled").startswith("tilted by 18.5 degrees, unevenly spaced")
+    assert volume.GetSpacing()[2] == pytest.approx(4.0, abs=0.05)
+    array = sitk.GetArrayViewFromImage(volume)
+    assert -1100 < array.min() < -950 and 1000 < array.max() < 3100
