@@ -39,7 +39,7 @@ NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
 
 
 def main() -> None:
-    """Entry of the command line: a RadnodeError becomes one clear message and exit code 1, 78 where a setting is at fault."""
+    """The command line. A RadnodeError becomes one clear message, with exit code 1, or 78 for a setting at fault."""
     try:
         app()
     except RadnodeError as error:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _complain(error: RadnodeError) -> NoReturn:
-    from radnode.run.supervisor import EXIT_CONFIG  # noqa: PLC0415 - the commands import what they need, to answer at once
+    from radnode.run.supervisor import EXIT_CONFIG
 
     err.print("error:", style="bold red", end=" ")
     err.print(str(error), markup=False, highlight=False)

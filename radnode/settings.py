@@ -25,7 +25,7 @@ def _setting(default: str, doc: str, *, secret: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """One field per setting; its variable is the field's name in capitals, `RADNODE_` before it unless it ends in URL."""
+    """One field per setting; its variable is the name in capitals, with `RADNODE_` before it unless it ends in URL."""
 
     home: Path = _setting("./var", "Folder of the spool, the ledger, logs and the embedded Valkey.")
     aet: tuple[str, ...] = _setting(

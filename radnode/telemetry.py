@@ -37,7 +37,7 @@ def set_up(settings: Settings, part: str) -> None:
     os.environ[_MULTIPROC] = str(folder)
     from prometheus_client import values  # noqa: PLC0415 - it looks for the folder when it is imported
 
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: name)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: name)  # type: ignore[no-untyped-call]
 
 
 def _claim_name(folder: Path, part: str) -> str:

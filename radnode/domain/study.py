@@ -21,7 +21,7 @@ Value = str | int | float
 """One value of an attribute: numbers for IS, DS, US, FL …, text for everything else (dates stay `YYYYMMDD`)."""
 
 Attributes = Mapping[str, tuple[Value, ...]]
-"""DICOM keyword -> its values (always a tuple, whatever the VM). An empty or absent attribute has no entry."""
+"""DICOM keyword -> its values, always a tuple, whatever the VM. An empty or absent attribute has no entry."""
 
 
 class Reader(Protocol):
@@ -42,7 +42,7 @@ class Instance:
     reader: Reader | None = field(default=None, repr=False, compare=False)
 
     def get(self, keyword: str, default: Any = None) -> Any:
-        """The attribute's value: a single value, a tuple where it has several, `default` where it is absent or empty."""
+        """The attribute's value, a tuple where it has several, `default` where it is absent or empty."""
         values = self.attributes.get(keyword, ())
         if not values:
             return default
@@ -104,7 +104,7 @@ class Series:
         return {keyword: tuple(each) for keyword, each in seen.items()}
 
     def distinct(self, keyword: str) -> tuple[tuple[Value, ...], ...]:
-        """The different values the attribute takes over all instances, in order of appearance; `()` where none has it."""
+        """The different values the attribute takes over all instances, in order of appearance."""
         return self._distinct.get(keyword, ())
 
     def volume(self) -> sitk.Image:

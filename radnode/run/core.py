@@ -16,8 +16,8 @@ import redis
 from sqlalchemy.exc import DBAPIError
 
 from radnode import metrics
-from radnode.domain.errors import LedgerError
 from radnode.dicom.headers import summarize
+from radnode.domain.errors import LedgerError
 from radnode.run import broker as brokers
 from radnode.run.apps import find
 from radnode.run.completion import Completion
@@ -147,7 +147,7 @@ class Core:
             self._timers[name] = time.monotonic() + seconds
 
     def _bury_receivers(self) -> None:
-        """A receiver that died: what it acknowledged is filed, and quiet times start anew so its sender can come back."""
+        """A receiver died: files what it acknowledged, and lets quiet times start anew, so that its sender can come back."""
         for each in list(present(self.settings.run, "receiver-")):
             if each.alive:
                 continue

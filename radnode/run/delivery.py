@@ -68,7 +68,7 @@ class Deliverer:
             routing = intake.routing_in_force(tx)
             pending = deliveries.pending(tx, delivery)
             job = jobs.get(tx, delivery.job_id)
-        logger = self.log.bind(job=job.id[:12], destination=delivery.destination)
+        logger = self.log.bind(study=job.study_id, job=job.id[:12], destination=delivery.destination)
         place = None if routing is None else routing.peers["destinations"].get(delivery.destination)
         if place is None:
             remedy = f"name it in routing.yaml again, then `radnode retry {delivery.job_id[:12]}`"

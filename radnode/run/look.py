@@ -19,7 +19,8 @@ from radnode.state.ledger import Ledger
 from radnode.state.views import View, Views
 
 _STYLES = {
-    "done": "green", "delivered": "green", "complete": "cyan", "receiving": "cyan", "running": "cyan", "sending": "cyan",
+    "done": "green", "delivered": "green",
+    "complete": "cyan", "receiving": "cyan", "running": "cyan", "sending": "cyan",
     "failed": "bold red", "parked": "bold red", "attention": "bold red", "held": "yellow", "declined": "yellow",
     "expired": "yellow", "cancelled": "yellow",
 }  # fmt: skip
@@ -119,11 +120,8 @@ def render_job(found: View) -> RenderableType:
     tree = Tree(
         _line(f"job {found['id']} ", _state(found["state"]), f"  {found['app'] or 'forward'} {found['app_version']}")
     )
-    tree.add(
-        _text(
-            f"rule {found['rule']}, routing {found['routing_version']}, {found['inputs']} instances, attempt {found['attempt']}"
-        )
-    )
+    tree.add(_text(f"rule {found['rule']}, routing {found['routing_version']}"))
+    tree.add(_text(f"{found['inputs']} instances, attempt {found['attempt']}"))
     tree.add(_text(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
     if found["error"]:
         tree.add(_line("error: ", Text(found["error"], style="red")))

@@ -1,4 +1,4 @@
-"""The receivers: one process binds the DICOM port, and each receiver inherits it, so that one that dies loses no caller."""
+"""The receivers: one process binds the DICOM port, each receiver inherits it: one that dies loses no caller."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +56,7 @@ class RoutingFile:
     def _look(self) -> tuple[int, ...]:
         """Changes with the file, also where an editor or a mounted volume puts another one in its place."""
         try:
-            stat = os.stat(self._path)
+            stat = self._path.stat()
         except OSError:
             return ()
         return stat.st_ino, stat.st_dev, stat.st_mtime_ns, stat.st_size

@@ -40,7 +40,7 @@ LOG, JOB, OUT, ERROR = "job.log", "job.json", "out", "error.txt"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended: `done` (a manifest lies in `out/`), `error` (the app raised), `crashed`, `timeout`, `stopped`."""
+    """How a child ended: `done` (a manifest is in `out/`), `error` (the app raised), `crashed`, `timeout`, `stopped`."""
 
     how: str
     detail: str = ""
@@ -157,10 +157,12 @@ def nursery(control: socket.socket, catalog: app_finder.Catalog) -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        readable, _, _ = select.select([control, wake_read, *children.values()], [], [])
+        readable, _, _ = select.select(
+            [control.fileno(), wake_read, *(each.fileno() for each in children.values())], [], []
+        )
         if wake_read in readable:
             os.read(wake_read, 4096)
-        if control in readable:
+        if control.fileno() in readable:
             request, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
             if not request:
                 _kill(*children)
@@ -168,7 +170,7 @@ def nursery(control: socket.socket, catalog: app_finder.Catalog) -> None:
             channel = socket.socket(fileno=descriptors[0])
             children[_fork(json.loads(request), catalog, [control, channel, *children.values()])] = channel
         for pid, channel in list(children.items()):
-            if channel in readable:
+            if channel.fileno() in readable:
                 _kill(pid)
         _reap(children)
 

@@ -25,7 +25,7 @@ def run_app(
     """`radnode run`: a progress line while it works, then what was written; returns the exit code."""
     app = app_finder.find(settings.apps).get(name)
     with err.status(f"{name}: reading {path}") as status:
-        runs = run_local(app, path, _options(sets), output, lambda text: status.update(text))
+        runs = run_local(app, path, _options(sets), output, status.update)
     for each in runs:
         _tell(each, out, err)
     return 1 if any(each.error for each in runs) else 0

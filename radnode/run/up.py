@@ -1,4 +1,4 @@
-"""Each long-lived part as a command starts it: logs and metrics set up first, then the part, until it is told to stop."""
+"""Each long-lived part as a command starts it: logs and metrics first, then the part, until it is told to stop."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ class Worker:
         self.name = f"worker-{secrets.token_hex(6)}"
         self.ledger = Ledger(settings.home, settings.database_url)
         self.ledger.ready(wait=60)
+        with self.ledger.begin() as tx:
+            self.site_uid = value(tx, "site_uid", f"2.25.{uuid.uuid4().int}")
         self.spool = Spool(settings.spool, settings.durability)
         self.presence = Presence(settings.run, self.name)
         self.stopping = threading.Event()
@@ -53,7 +55,6 @@ class Worker:
         self.catalog: Catalog = Catalog()
         self.runner = Runner(settings, self.presence.fd)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.stopping)
-        self._busy = threading.Semaphore(0)
 
     def run(self, stop: StopSignal) -> None:
         """Works until `stop`; then lets what runs end within a few seconds, and gives the rest back."""
@@ -91,19 +92,18 @@ class Worker:
         while not self.stopping.is_set():
             with self.ledger.begin() as tx:
                 job = jobs.claim(tx, queue, self.name, self.ledger.now())
-                site = value(tx, "site_uid", f"2.25.{uuid.uuid4().int}")
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
                 return
-            self._run(job, inputs, site)
+            self._run(job, inputs)
 
-    def _run(self, job: Row[Any], inputs: dict[str, list[str]], site: str) -> None:
-        logger = self.log.bind(job=job.id[:12], app=job.app)
+    def _run(self, job: Row[Any], inputs: dict[str, list[str]]) -> None:
+        logger = self.log.bind(study=job.study_id, job=job.id[:12], app=job.app)
         started = time.monotonic()
         work = self.spool.root / "work" / f"{job.id}.{job.attempt}"
         try:
             if self.spool.result(job.id) is None:
-                ending = self._in_child(job, inputs, site, work)
+                ending = self._in_child(job, inputs, work)
                 if ending.how != "done":
                     self._ended_badly(job, ending, logger)
                     return
@@ -114,8 +114,8 @@ class Worker:
             self._keep_log(job, work)
             shutil.rmtree(work, ignore_errors=True)
 
-    def _in_child(self, job: Row[Any], inputs: dict[str, list[str]], site: str, work: Path) -> Ending:
-        """Runs the app unless it was run already; afterwards its results, which the child has checked, are published."""
+    def _in_child(self, job: Row[Any], inputs: dict[str, list[str]], work: Path) -> Ending:
+        """Runs the app and publishes its results, which the child has checked."""
         if job.app not in self.catalog.apps:
             return Ending(
                 "error", f"app {job.app!r} is not installed on this worker: {self.catalog.broken(job.app) or 'unknown'}"
@@ -123,13 +123,13 @@ class Worker:
         resources = self.catalog.get(job.app).resources
         shutil.rmtree(work, ignore_errors=True)
         (work / OUT).mkdir(parents=True)
-        write_assignment(work, self._assignment(job, inputs, site))
+        write_assignment(work, self._assignment(job, inputs))
         ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
         if ending.how == "done":
             self.spool.publish(work / OUT, job.id)
         return ending
 
-    def _assignment(self, job: Row[Any], inputs: dict[str, list[str]], site: str) -> Assignment:
+    def _assignment(self, job: Row[Any], inputs: dict[str, list[str]]) -> Assignment:
         return Assignment(
             job_id=job.id,
             app=job.app,
@@ -141,7 +141,7 @@ class Worker:
             .astimezone(self.settings.zone)
             .isoformat(),
             label=SeriesLabel(**job.label),
-            site_uid=site,
+            site_uid=self.site_uid,
             station=self.settings.aet[0],
         )
 

@@ -18,7 +18,7 @@ _delivery, _place = schema.delivery.c, schema.destination.c
 
 
 def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
-    """Takes the best waiting delivery whose destination is neither paused, resting after a failure, nor being served."""
+    """Takes the best waiting delivery whose destination is neither paused, nor resting after a failure, nor served."""
     mine = _delivery.destination
     resting = exists().where(_place.name == mine, _place.not_before > now)
     paused = exists().where(schema.pause.c.kind == "destination", schema.pause.c.name == mine)

@@ -273,15 +273,14 @@ def cancel(tx: Connection, job_id: str, who: str) -> bool:
 def runnable(tx: Connection, now: float) -> dict[str, int]:
     """Queue -> waiting jobs that may start now: what the reconciler tops tickets up to."""
     query = select(_job.queue, func.count()).where(_job.state == WAITING, _job.not_before <= now).group_by(_job.queue)
-    return {queue: count for queue, count in tx.execute(query)}
+    return dict(tx.execute(query).tuples().all())
 
 
 def states(tx: Connection) -> dict[str, int]:
     """State -> jobs, of the states that are not final."""
     live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == "held")
-    return {
-        state: count for state, count in tx.execute(select(_job.state, func.count()).where(live).group_by(_job.state))
-    }
+    query = select(_job.state, func.count()).where(live).group_by(_job.state)
+    return dict(tx.execute(query).tuples().all())
 
 
 def oldest_waiting(tx: Connection, now: float) -> float | None:

@@ -118,7 +118,7 @@ class Ledger:
             ) from None
 
     def _backup(self, revision: str) -> None:
-        """A consistent copy beside the SQLite file; PostgreSQL migrates inside one transaction and has its own tools."""
+        """A consistent copy beside the SQLite file. PostgreSQL migrates in one transaction, and has tools of its own."""
         if self.file is None:
             return
         target = self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite")

@@ -27,7 +27,7 @@ class Views:
         self._tx, self._zone = tx, zone
 
     def studies(self, wanted: str = "", *, attention: bool = False, limit: int = 100) -> list[View]:
-        """The newest studies, or those of an accession number, a Patient ID or a UID; `attention`: where a person can act."""
+        """The newest studies, or those of an accession number, a Patient ID or a UID; `attention`: a person can act."""
         column = schema.study.c
         query = select(schema.study).order_by(column.last_received_at.desc(), column.id.desc()).limit(limit)
         if wanted:
@@ -110,6 +110,7 @@ class Views:
             select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id)
         )
         return {
+            "id": row.id,
             "StudyInstanceUID": row.study_instance_uid,
             "AccessionNumber": row.accession_number,
             "PatientID": row.patient_id,
@@ -206,7 +207,7 @@ class Views:
         found = self._tx.execute(
             select(schema.series.c.id, schema.series.c.series_instance_uid).where(schema.series.c.id.in_(ids))
         )
-        return {identity: uid for identity, uid in found}
+        return dict(found.tuples().all())
 
     def _rows(self, query: Select[Any]) -> list[Row[Any]]:
         return list(self._tx.execute(query).all())

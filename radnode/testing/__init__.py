@@ -1,7 +1,22 @@
 """What tests of radnode, and of apps, need: shipped, so that an app author has it too."""
 
-from radnode.run.local import LocalRun, run_local
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from radnode.testing.phantom import head_ct
-from radnode.testing.sink import SinkPacs
+
+if TYPE_CHECKING:
+    from radnode.run.local import LocalRun, run_local
+    from radnode.testing.sink import SinkPacs
 
 __all__ = ["LocalRun", "SinkPacs", "head_ct", "run_local"]
+
+_HOME_OF = {"SinkPacs": "radnode.testing.sink", "LocalRun": "radnode.run.local", "run_local": "radnode.run.local"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:  # what needs more than the others is fetched when it is first used
+        raise AttributeError(f"module 'radnode.testing' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
