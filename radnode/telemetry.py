@@ -30,7 +30,7 @@ def set_up(settings: Settings, part: str) -> None:
     a restarted part goes on with the counts of the dead one, so that none go back to zero and no file is left over.
     """
     _set_up_logs(settings, part)
-    folder = settings.run / "metrics"
+    folder = _folder(settings)
     name = _claim_name(folder, part)
     for stale in folder.glob(f"gauge_*_{name}.db"):
         stale.unlink(missing_ok=True)
@@ -38,6 +38,10 @@ def set_up(settings: Settings, part: str) -> None:
     from prometheus_client import values  # noqa: PLC0415 - it looks for the folder when it is imported
 
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: name)  # type: ignore[no-untyped-call]
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.run / "metrics"
 
 
 def _claim_name(folder: Path, part: str) -> str:
@@ -93,7 +97,7 @@ def serve_http(settings: Settings, health: Health) -> ThreadingHTTPServer | None
     """`/metrics`, `/healthz` and `/readyz` in a thread of their own. Raises SettingsError where the port is taken."""
     if settings.http_port == 0:
         return None
-    handler = type("Handler", (_Handler,), {"health": health})
+    handler = type("Handler", (_Handler,), {"health": health, "folder": _folder(settings)})
     try:
         server = ThreadingHTTPServer((settings.http_host, settings.http_port), handler)
     except OSError as error:
@@ -109,10 +113,11 @@ def serve_http(settings: Settings, health: Health) -> ThreadingHTTPServer | None
 
 class _Handler(BaseHTTPRequestHandler):
     health: Health
+    folder: Path
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            self._answer(200, "text/plain; version=0.0.4; charset=utf-8", _exposition())
+            self._answer(200, "text/plain; version=0.0.4; charset=utf-8", _exposition(self.folder))
         elif self.path == "/healthz":
             self._answer(200, "application/json", b'{"state": "alive"}')
         elif self.path == "/readyz":
@@ -133,15 +138,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes every few seconds are no news."""
 
 
-def _exposition() -> bytes:
+def _exposition(folder: Path) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415 - see set_up
 
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, path=os.environ[_MULTIPROC])  # type: ignore[no-untyped-call]
+    multiprocess.MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     return bytes(generate_latest(registry))
 
 
-def forget_metrics(run: Path) -> None:
+def forget_metrics(settings: Settings) -> None:
     """At the start of the whole node: nothing runs, so every count starts at zero."""
-    for path in (run / "metrics").glob("*.db"):
+    for path in _folder(settings).glob("*.db"):
         path.unlink(missing_ok=True)

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
 from radnode.run.look import ledger_of
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs, pauses, views
+from radnode.state.ledger import Transaction
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _RETRYABLE_JOBS = ("failed", "cancelled")
@@ -54,7 +53,7 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     """Sets failed and cancelled jobs, and parked, expired and waiting deliveries, on their way again; says which."""
     chosen.checked()
 
-    def act(tx: Connection) -> list[str]:
+    def act(tx: Transaction) -> list[str]:
         done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, jobs.retry, dry_run)
         return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
 
@@ -90,7 +89,7 @@ def resume(settings: Settings, name: str) -> str:
     return kind
 
 
-def _kind(settings: Settings, tx: Connection, name: str) -> str:
+def _kind(settings: Settings, tx: Transaction, name: str) -> str:
     routing = intake.routing_in_force(tx)
     if routing is not None and name in routing.peers["destinations"]:
         return "destination"
@@ -101,13 +100,17 @@ def _kind(settings: Settings, tx: Connection, name: str) -> str:
     )
 
 
-def _acting(settings: Settings, act: Callable[[Connection], list[str]]) -> list[str]:
+def _acting(settings: Settings, act: Callable[[Transaction], list[str]]) -> list[str]:
     with ledger_of(settings) as ledger, ledger.begin() as tx:
         return act(tx)
 
 
 def _jobs(
-    tx: Connection, chosen: Filter, states: tuple[str, ...], act: Callable[[Connection, str, str], bool], dry_run: bool
+    tx: Transaction,
+    chosen: Filter,
+    states: tuple[str, ...],
+    act: Callable[[Transaction, str, str], bool],
+    dry_run: bool,
 ) -> list[str]:
     found = views.select_jobs(
         tx, chosen.ids, states=states, app=chosen.app, rule=chosen.rule, state=chosen.state, since=chosen.after
@@ -116,7 +119,11 @@ def _jobs(
 
 
 def _deliveries(
-    tx: Connection, chosen: Filter, states: tuple[str, ...], act: Callable[[Connection, int, str], bool], dry_run: bool
+    tx: Transaction,
+    chosen: Filter,
+    states: tuple[str, ...],
+    act: Callable[[Transaction, int, str], bool],
+    dry_run: bool,
 ) -> list[str]:
     wanted = tuple(each for each in states if chosen.state in ("", each))
     found = views.select_deliveries(

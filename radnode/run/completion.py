@@ -8,9 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import Connection, Row
 
 from radnode import metrics
 from radnode.dicom.headers import read_attributes
@@ -21,7 +18,7 @@ from radnode.domain.study import Instance, Series, Study
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
 from radnode.state import intake, jobs
-from radnode.state.ledger import Ledger, note
+from radnode.state.ledger import Ledger, Record, Transaction, note
 from radnode.telemetry import log
 
 _OF_STUDY = ("AccessionNumber", "PatientID", "StudyDescription", "StudyDate", "StudyTime")
@@ -35,8 +32,8 @@ _PIECE = 1 << 20
 class Filed:
     """A series as it is judged: its rows in the ledger, one per SOP instance, and what the headers say."""
 
-    row: Row[Any]
-    instances: tuple[Row[Any], ...]
+    row: Record
+    instances: tuple[Record, ...]
     series: Series
 
     @property
@@ -51,12 +48,12 @@ class Completion:
         self._settings, self._ledger, self._catalog, self._tickets = settings, ledger, catalog, tickets
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 
-    def postponed(self, kind: str, row: Row[Any], now: float) -> bool:
+    def postponed(self, kind: str, row: Record, now: float) -> bool:
         """Whether a rule's longer quiet time is still being waited for, and nothing new has come since."""
         changes, until = self._later.get((kind, row.id), (-1, 0.0))
         return changes == row.changes and now < until
 
-    def series(self, row: Row[Any], routing: Routing) -> None:
+    def series(self, row: Record, routing: Routing) -> None:
         """Holds the series-level rules against a quiet series, makes their jobs, completes it."""
         filed = self._file(row, routing)
         if filed is None:
@@ -77,7 +74,7 @@ class Completion:
             metrics.series_completed.inc()
             metrics.series_unmatched.inc(not matched)
 
-    def study(self, row: Row[Any], routing: Routing) -> None:
+    def study(self, row: Record, routing: Routing) -> None:
         """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
         with self._ledger.read() as tx:
             rows = intake.series_of(tx, row.id)
@@ -106,7 +103,7 @@ class Completion:
             log().info("study complete", study=row.id, series=len(filed), jobs=len(made))
 
     def _split(
-        self, matched: Sequence[Evaluation], row: Row[Any], times: Sequence[float], default: float
+        self, matched: Sequence[Evaluation], row: Record, times: Sequence[float], default: float
     ) -> tuple[list[Evaluation], float]:
         """Matches whose quiet time has passed, and until when the others wait (0: for none)."""
         quiet = self._ledger.now() - row.seen
@@ -114,7 +111,7 @@ class Completion:
         ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
         return ready, row.seen + min(waiting) if waiting else 0.0
 
-    def _after(self, kind: str, row: Row[Any], wait: float, queues: Sequence[str]) -> None:
+    def _after(self, kind: str, row: Record, wait: float, queues: Sequence[str]) -> None:
         if wait:
             self._later[kind, row.id] = (row.changes, wait)
         else:
@@ -122,7 +119,7 @@ class Completion:
         for queue in queues:
             self._tickets.send(queue)
 
-    def _complete_series(self, tx: Connection, filed: Filed, evaluations: Sequence[Evaluation]) -> bool:
+    def _complete_series(self, tx: Transaction, filed: Filed, evaluations: Sequence[Evaluation]) -> bool:
         row, series = filed.row, filed.series
         new = [each.id for each in filed.instances if each.generation == 0]
         generation = row.generation + bool(new)
@@ -145,7 +142,7 @@ class Completion:
         )
         return True
 
-    def _file(self, row: Row[Any], routing: Routing) -> Filed | None:
+    def _file(self, row: Record, routing: Routing) -> Filed | None:
         """The newest copy of each instance with what its header says; None where nothing sound is left."""
         with self._ledger.read() as tx:
             rows = intake.instances_of(tx, row.id)
@@ -154,7 +151,7 @@ class Completion:
         instances = tuple(self._read(each, row, keywords) for each in rows)
         return Filed(row, tuple(rows), Series(instances)) if instances else None
 
-    def _read(self, row: Row[Any], series: Row[Any], keywords: Iterable[str]) -> Instance:
+    def _read(self, row: Record, series: Record, keywords: Iterable[str]) -> Instance:
         """A header that cannot be read leaves what the receiver knew: it is routed on that."""
         path = self._settings.spool / row.path
         try:
@@ -169,9 +166,9 @@ class Completion:
         }
         return Instance(path, {**attributes, **known})
 
-    def _without_copies(self, series: Row[Any], rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    def _without_copies(self, series: Record, rows: Sequence[Record]) -> list[Record]:
         """One row per SOP instance, the newest; a copy that is byte for byte the same is dropped with its file."""
-        kept: dict[str, Row[Any]] = {}
+        kept: dict[str, Record] = {}
         for row in rows:
             earlier = kept.get(row.sop_instance_uid)
             if earlier is None:
@@ -193,7 +190,7 @@ class Completion:
                         )
         return sorted(kept.values(), key=lambda each: int(each.id))
 
-    def _same(self, one: Row[Any], other: Row[Any]) -> bool:
+    def _same(self, one: Record, other: Record) -> bool:
         if one.transfer_syntax_uid != other.transfer_syntax_uid:
             return False
         try:
@@ -203,7 +200,7 @@ class Completion:
 
     def _make(
         self,
-        tx: Connection,
+        tx: Transaction,
         rule: Rule,
         routing: Routing,
         study_id: int,
@@ -250,7 +247,7 @@ class Completion:
         return self._ledger.now() + (opening - local).total_seconds()
 
 
-def forward(tx: Connection, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
+def forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
     """A rule without an app: the originals are the results, and are sent as they came."""
     if not jobs.create(tx, new, state=JobState.DONE.value):
         return

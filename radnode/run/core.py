@@ -13,7 +13,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import redis
-from sqlalchemy.exc import DBAPIError
 
 from radnode import metrics
 from radnode.dicom.headers import summarize
@@ -25,7 +24,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
-from radnode.state.ledger import Ledger, ping, value
+from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
 from radnode.telemetry import Health, log, serve_http
@@ -72,7 +71,7 @@ class Core:
         while not stop:
             try:
                 busy = self._tick()
-            except DBAPIError as error:
+            except Unavailable as error:
                 log().error(
                     "ledger unavailable", error=str(error.orig), remedy="core goes on by itself when it answers again"
                 )
@@ -147,7 +146,7 @@ class Core:
             self._timers[name] = time.monotonic() + seconds
 
     def _bury_receivers(self) -> None:
-        """A receiver died: files what it acknowledged, and lets quiet times start anew, so that its sender can come back."""
+        """A receiver died: files what it acknowledged; quiet times start anew, so that its sender can come back."""
         for each in list(present(self.settings.run, "receiver-")):
             if each.alive:
                 continue
@@ -236,6 +235,6 @@ class Core:
         try:
             with self.ledger.read() as tx:
                 ping(tx)
-        except DBAPIError as error:
+        except Unavailable as error:
             faults["ledger"] = str(error.orig)
         return faults

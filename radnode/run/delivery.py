@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row
-
 from radnode import metrics
 from radnode.dicom.scu import OutgoingFile, Peer, Sender
 from radnode.domain.errors import PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
-from radnode.state.ledger import Ledger
+from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
 _RECORD_EVERY = 50  # instances; what was answered before a crash is not sent again
@@ -63,7 +61,7 @@ class Deliverer:
                 return
             self._deliver(delivery)
 
-    def _deliver(self, delivery: Row[Any]) -> None:
+    def _deliver(self, delivery: Record) -> None:
         with self.ledger.read() as tx:
             routing = intake.routing_in_force(tx)
             pending = deliveries.pending(tx, delivery)
@@ -83,7 +81,7 @@ class Deliverer:
             attempt = self._send(delivery, pending, Peer(place["aet"], place["host"], place["port"]))
         self._settle(delivery, job, attempt, len(pending), logger)
 
-    def _send(self, delivery: Row[Any], pending: Sequence[Row[Any]], peer: Peer) -> _Attempt:
+    def _send(self, delivery: Record, pending: Sequence[Record], peer: Peer) -> _Attempt:
         """Sends what is pending; whatever happens, the answers that came are in the ledger afterwards."""
         attempt = _Attempt()
         files = [
@@ -106,13 +104,13 @@ class Deliverer:
             self._record(delivery, attempt)
         return attempt
 
-    def _record(self, delivery: Row[Any], attempt: _Attempt) -> None:
+    def _record(self, delivery: Record, attempt: _Attempt) -> None:
         with self.ledger.begin() as tx:
             deliveries.record_sent(tx, delivery, attempt.answers)
         metrics.instances_sent.labels(delivery.destination).inc(sum(stored for *_, stored in attempt.answers))
         attempt.answers.clear()
 
-    def _settle(self, delivery: Row[Any], job: Row[Any], attempt: _Attempt, wanted: int, logger: Any) -> None:
+    def _settle(self, delivery: Record, job: Record, attempt: _Attempt, wanted: int, logger: Any) -> None:
         if attempt.stored == wanted:
             with self.ledger.begin() as tx:
                 done = deliveries.delivered(tx, delivery, attempt.stored)
@@ -130,7 +128,7 @@ class Deliverer:
         else:
             self._park(delivery, attempt.fault, logger)
 
-    def _park(self, delivery: Row[Any], error: str, logger: Any) -> None:
+    def _park(self, delivery: Record, error: str, logger: Any) -> None:
         with self.ledger.begin() as tx:
             deliveries.park(tx, delivery, error)
         metrics.delivery_attempts.labels(delivery.destination, "parked").inc()

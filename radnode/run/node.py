@@ -74,7 +74,7 @@ class _alone:  # noqa: N801 - reads as a phrase in a `with`
                 f"a node runs already on RADNODE_HOME={self._settings.home}",
                 remedy="stop it, or set another RADNODE_HOME",
             ) from None
-        forget_metrics(self._settings.run)
+        forget_metrics(self._settings)
 
     def __exit__(self, *_: object) -> None:
         self._presence.leave()

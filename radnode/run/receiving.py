@@ -9,8 +9,6 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from radnode import metrics, settings
 from radnode.domain.errors import SettingsError
 from radnode.domain.routing import Senders
@@ -20,7 +18,7 @@ from radnode.run.reload import addresses_of, senders_of
 from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings
 from radnode.state import intake
-from radnode.state.ledger import Ledger, boot_time
+from radnode.state.ledger import Ledger, Unavailable, boot_time
 from radnode.telemetry import set_up
 
 _BACKLOG = 256
@@ -75,7 +73,7 @@ class AllowedSenders:
         try:
             with self._ledger.read() as tx:
                 routing = intake.routing_in_force(tx)
-        except DBAPIError:
+        except Unavailable:
             return
         if routing is not None:
             self._senders = senders_of(routing.peers)

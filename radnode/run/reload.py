@@ -91,8 +91,8 @@ class RoutingFile:
 def read_routing(path: Path, catalog: Catalog, *, lenient_broken: bool = True) -> Routing:
     """Raises RoutingError with every problem, also where the file cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise RoutingError(
             [Problem(str(path), 0, f"cannot be read: {error}; set RADNODE_ROUTING or make the file")]
         ) from None

@@ -40,7 +40,7 @@ LOG, JOB, OUT, ERROR = "job.log", "job.json", "out", "error.txt"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended: `done` (a manifest is in `out/`), `error` (the app raised), `crashed`, `timeout`, `stopped`."""
+    """How a child ended: `done` (with a manifest), `error` (the app raised), `crashed`, `timeout` or `stopped`."""
 
     how: str
     detail: str = ""

@@ -13,8 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 from radnode import metrics
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment, SeriesLabel
@@ -25,7 +23,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
 from radnode.settings import Settings
 from radnode.state import jobs
-from radnode.state.ledger import Ledger, value
+from radnode.state.ledger import Ledger, Record, value
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
 from radnode.telemetry import log
@@ -97,7 +95,7 @@ class Worker:
                 return
             self._run(job, inputs)
 
-    def _run(self, job: Row[Any], inputs: dict[str, list[str]]) -> None:
+    def _run(self, job: Record, inputs: dict[str, list[str]]) -> None:
         logger = self.log.bind(study=job.study_id, job=job.id[:12], app=job.app)
         started = time.monotonic()
         work = self.spool.root / "work" / f"{job.id}.{job.attempt}"
@@ -114,7 +112,7 @@ class Worker:
             self._keep_log(job, work)
             shutil.rmtree(work, ignore_errors=True)
 
-    def _in_child(self, job: Row[Any], inputs: dict[str, list[str]], work: Path) -> Ending:
+    def _in_child(self, job: Record, inputs: dict[str, list[str]], work: Path) -> Ending:
         """Runs the app and publishes its results, which the child has checked."""
         if job.app not in self.catalog.apps:
             return Ending(
@@ -129,7 +127,7 @@ class Worker:
             self.spool.publish(work / OUT, job.id)
         return ending
 
-    def _assignment(self, job: Row[Any], inputs: dict[str, list[str]]) -> Assignment:
+    def _assignment(self, job: Record, inputs: dict[str, list[str]]) -> Assignment:
         return Assignment(
             job_id=job.id,
             app=job.app,
@@ -145,13 +143,13 @@ class Worker:
             station=self.settings.aet[0],
         )
 
-    def _still_ours(self, job: Row[Any]) -> bool:
+    def _still_ours(self, job: Record) -> bool:
         if self.aborting.is_set():
             return False
         with self.ledger.read() as tx:
             return jobs.is_ours(tx, job)
 
-    def _conclude(self, job: Row[Any], logger: Any, seconds: float) -> None:
+    def _conclude(self, job: Record, logger: Any, seconds: float) -> None:
         """Publishing came first: from here on another worker would find the results instead of computing them."""
         folder = self.spool.result(job.id)
         assert folder is not None
@@ -184,7 +182,7 @@ class Worker:
             if each.get("SOPInstanceUID")
         ]
 
-    def _ended_badly(self, job: Row[Any], ending: Ending, logger: Any) -> None:
+    def _ended_badly(self, job: Record, ending: Ending, logger: Any) -> None:
         if ending.how == "stopped":
             logger.info("job stopped", reason=ending.detail)
         elif ending.how == "crashed":
@@ -196,7 +194,7 @@ class Worker:
         else:
             self._fail(job, ending.detail, logger)
 
-    def _fail(self, job: Row[Any], error: str, logger: Any) -> None:
+    def _fail(self, job: Record, error: str, logger: Any) -> None:
         with self.ledger.begin() as tx:
             ended = jobs.fail(tx, job, error)
         metrics.jobs_ended.labels(job.app, "failed").inc(ended)
@@ -205,7 +203,7 @@ class Worker:
             remedy=f"`radnode job {job.id[:12]}` shows its log; `radnode retry {job.id[:12]}` runs it again",
         )
 
-    def _keep_log(self, job: Row[Any], work: Path) -> None:
+    def _keep_log(self, job: Record, work: Path) -> None:
         if (work / LOG).exists():
             target = self.settings.home / "log" / "jobs" / f"{job.id}.{job.attempt}.log"
             target.parent.mkdir(parents=True, exist_ok=True)

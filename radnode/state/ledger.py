@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text
+from sqlalchemy import Connection, Engine, Row, create_engine, event, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -22,6 +22,12 @@ from sqlalchemy.sql.schema import Table
 
 from radnode.domain.errors import LedgerError
 from radnode.state import schema
+
+Unavailable = DBAPIError
+"""What a statement raises when the database does not answer or refuses; part of the house knows no SQLAlchemy."""
+Transaction = Connection
+Record = Row[Any]
+"""One row, its columns as attributes."""
 
 # Older libraries can corrupt a WAL that several processes write and checkpoint at once (fixed in 3.51.3).
 _SAFE_WAL = (3, 51, 3)
@@ -118,7 +124,7 @@ class Ledger:
             ) from None
 
     def _backup(self, revision: str) -> None:
-        """A consistent copy beside the SQLite file. PostgreSQL migrates in one transaction, and has tools of its own."""
+        """A consistent copy beside the SQLite file. PostgreSQL migrates in one transaction, and has its own tools."""
         if self.file is None:
             return
         target = self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite")
