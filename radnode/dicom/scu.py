@@ -7,6 +7,7 @@ request is written straight to the socket, which takes a fraction of the time it
 
 from __future__ import annotations
 
+import queue
 import struct
 import threading
 import time
@@ -135,6 +136,7 @@ class Sender:
         earlier = [each for each in self._proposed if each not in contexts]
         self._proposed = [*contexts, *earlier][:MAX_CONTEXTS]
         assoc = associate(self.peer, self._proposed, calling_aet=self._calling_aet, timeouts=self._timeouts)
+        assoc.dimse.get_msg = _leave_it  # the association's own thread would take answers that are ours
         self._assoc, self._messages, self._used = assoc, 0, time.monotonic()
         self._accepted = {
             (str(each.abstract_syntax), str(each.transfer_syntax[0])): each.context_id or 0
@@ -168,28 +170,19 @@ class Sender:
             return Answer(file.sop_instance_uid, None, "the association or the time ended without a valid answer")
         return Answer(file.sop_instance_uid, answer.Status, _printable(answer.ErrorComment))
 
-    @staticmethod
-    def _exchange(assoc: Association, pieces: Iterator[bytearray]) -> Any:
-        """Writes a request and waits for the answer: a primitive of pynetdicom, None where there is none.
-
-        The association's own thread pauses meanwhile, as in pynetdicom's `send_c_store`, or it would take the answer.
-        """
-        assoc._reactor_checkpoint.clear()
-        while not assoc._is_paused and assoc.is_alive():
-            time.sleep(0.0001)
+    def _exchange(self, assoc: Association, pieces: Iterator[bytearray]) -> Any:
+        """Writes a request and waits for the answer: a primitive of pynetdicom, None where there is none."""
         try:
             sock = assoc.dul.socket.socket
             for piece in pieces:
                 sock.sendall(piece)
             acknowledge_soon(assoc)
-            return assoc.dimse.get_msg(block=True)[1]
-        except (OSError, AttributeError):  # the connection is gone, and perhaps its socket
+            return assoc.dimse.msg_queue.get(timeout=self._timeouts.response)[1]
+        except (OSError, AttributeError, queue.Empty):  # the connection is gone, and perhaps its socket
             return None
         except SpoolError:  # half of it is sent, and there is no way back
             assoc.abort()
             raise
-        finally:
-            assoc._reactor_checkpoint.set()
 
     def _release_later(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds, self._release_if_idle)
@@ -205,6 +198,11 @@ class Sender:
                 self._release_later(left)
             else:
                 self.release()
+
+
+def _leave_it(block: bool = False) -> tuple[None, None]:
+    """In place of `DIMSEServiceProvider.get_msg`: no message for who asks."""
+    return None, None
 
 
 def _batches(files: Sequence[OutgoingFile]) -> Iterator[tuple[list[OutgoingFile], list[tuple[str, str]]]]:

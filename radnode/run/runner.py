@@ -10,6 +10,7 @@ ledger and no broker, and its environment holds none of their secrets. Whatever 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -281,8 +282,11 @@ def main(fd: int, parent: int, apps: Path) -> None:
     from radnode.run import process  # noqa: PLC0415 - warms up: pydicom, highdicom, SimpleITK
 
     process.warm_up()
+    catalog = app_finder.find(apps)
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, every page it shares with this process
     with socket.socket(fileno=fd) as control:
-        nursery(control, app_finder.find(apps))
+        nursery(control, catalog)
 
 
 if __name__ == "__main__":

