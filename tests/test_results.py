@@ -288,7 +288,7 @@ def test_patient_and_study_are_copied_byte_for_byte(tmp_path: Path) -> None:
 def test_attributes_the_source_lacks_are_present_and_empty(tmp_path: Path) -> None:
     path = head_ct(tmp_path / "in", slices=1, size=16)[0]
     ds = pydicom.dcmread(path)
-    for keyword in ("PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
+    for keyword in ("PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber"):
         del ds[keyword]
     ds.save_as(path)
     (series,) = read_series([path])

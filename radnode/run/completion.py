@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -207,10 +207,15 @@ class Completion:
         series_id: int | None,
         chosen: Sequence[Filed],
     ) -> list[str]:
-        """The rule's job; returns the queue to send a ticket to, if any."""
+        """The rule's job; returns the queue to send a ticket to, if there is any work."""
+        metrics.rules_matched.labels(rule.name).inc()
+        if rule.app is None:
+            chosen = _not_forwarded_yet(tx, rule, study_id, chosen)
+            if not chosen:
+                return ["deliver"]
         inputs = [_input(each) for each in chosen]
         new = jobs.NewJob(
-            id=job_id(rule.app or "", rule.app_version, rule.options, inputs),
+            id=job_id(rule.app or f"forward by {rule.name}", rule.app_version, rule.options, inputs),
             study_id=study_id,
             series_id=series_id,
             rule=rule.name,
@@ -223,14 +228,13 @@ class Completion:
             queue="deliver" if rule.app is None else self._catalog.queue(rule.app),
             priority=PRIORITIES[rule.priority],
             last_image_at=max(each.row.last_received_at for each in chosen),
-            inputs={name.name: [row.id for row in each.instances] for name, each in zip(inputs, chosen, strict=True)},
+            inputs={one.name: [row.id for row in each.instances] for one, each in zip(inputs, chosen, strict=True)},
             label=rule.series,
             expire=rule.expire,
             not_before=self._not_before(rule),
         )
-        metrics.rules_matched.labels(rule.name).inc()
         if rule.app is None:
-            forward(tx, new, chosen)
+            _forward(tx, new, chosen)
         else:
             jobs.create(tx, new)
         return [new.queue]
@@ -247,10 +251,19 @@ class Completion:
         return self._ledger.now() + (opening - local).total_seconds()
 
 
-def forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
+def _not_forwarded_yet(tx: Transaction, rule: Rule, study_id: int, chosen: Sequence[Filed]) -> list[Filed]:
+    """A forwarding rule sends only what is new; what it took before goes to destinations that are new to the rule."""
+    earlier = jobs.forwarded(tx, rule.name, study_id)
+    for each in earlier:
+        jobs.add_destinations(tx, each, rule.send_to)
+    taken = set().union(*earlier.values())
+    rest = (replace(each, instances=tuple(row for row in each.instances if row.id not in taken)) for each in chosen)
+    return [each for each in rest if each.instances]
+
+
+def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
     """A rule without an app: the originals are the results, and are sent as they came."""
-    if not jobs.create(tx, new, state=JobState.DONE.value):
-        return
+    jobs.create(tx, new, state=JobState.DONE.value)
     rows = [
         jobs.ResultRow(
             each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size

@@ -65,7 +65,7 @@ class AllowedSenders:
             if time.monotonic() - self._looked >= _SENDERS_EVERY:
                 self._look()
             senders = self._senders
-        return senders.allows(calling_aet, peer, resolve=addresses_of)
+        return senders.allows(calling_aet, peer, resolve=addresses_of, local_ip=peer if _is_this_machine(peer) else "")
 
     def _look(self) -> None:
         """A ledger that does not answer leaves the senders as they were."""
@@ -77,6 +77,17 @@ class AllowedSenders:
             return
         if routing is not None:
             self._senders = senders_of(routing.peers)
+
+
+def _is_this_machine(address: str) -> bool:
+    """Only an address of this machine can be bound: so a sender here that names the node by its LAN address is local."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 class _Prometheus:

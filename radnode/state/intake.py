@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, case, exists, func, select, update
 from radnode.domain.jobs import SeriesState
 from radnode.state import schema
 from radnode.state.arrivals import Arrival, AssociationEnd
-from radnode.state.ledger import insert_new, note
+from radnode.state.ledger import insert_new, note, take_turns
 
 RECEIVING, COMPLETE = SeriesState.RECEIVING.value, SeriesState.COMPLETE.value
 _CHUNK = 500  # SQLite takes a limited number of variables in one statement
@@ -26,6 +26,8 @@ def record(
     Args:
         clock_offset: seconds to add to `Arrival.seen` to get the ledger's clock.
     """
+    take_turns(tx, "intake")
+    arrivals = _unknown(tx, arrivals)
     own = _own_results(tx, arrivals)
     by_series: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
@@ -44,6 +46,16 @@ def record(
         note(tx, "flawed", at=flawed.received_at, path=flawed.path, flaw=flawed.flaw, association=flawed.association)
     if ends:
         tx.execute(insert_new(tx, schema.association), [_association_row(each) for each in ends])
+
+
+def _unknown(tx: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """Those not recorded yet: a receiver that did not hear of its commit hands its batch over again."""
+    column = schema.instance.c.path
+    known: set[str] = set()
+    for start in range(0, len(arrivals), _CHUNK):
+        paths = [each.path for each in arrivals[start : start + _CHUNK]]
+        known.update(tx.execute(select(column).where(column.in_(paths))).scalars())
+    return [each for each in arrivals if each.path not in known]
 
 
 def _own_results(tx: Connection, arrivals: Sequence[Arrival]) -> set[str]:
@@ -131,6 +143,7 @@ def _association_row(each: AssociationEnd) -> dict[str, Any]:
 
 def restart_quiet_time(tx: Connection, now: float) -> None:
     """After a restart of core silence means nothing yet: every open series' quiet time starts anew."""
+    take_turns(tx, "intake")
     for table in (schema.series, schema.study):
         tx.execute(update(table).where(table.c.state == RECEIVING).values(seen=now))
 
@@ -181,6 +194,7 @@ def complete_series(
     headers: dict[str, Any],
 ) -> bool:
     """Completes a series unless something arrived since `series` was read; then False, and nothing is changed."""
+    take_turns(tx, "intake")
     column = schema.series.c
     unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
     values = {"state": COMPLETE, "generation": generation, "headers": headers, "instances": instances}
@@ -202,6 +216,7 @@ def describe_study(
 
 def complete_study(tx: Connection, study: Row[Any]) -> bool:
     """Completes a study unless something arrived since `study` was read."""
+    take_turns(tx, "intake")
     column = schema.study.c
     unchanged = and_(column.id == study.id, column.changes == study.changes, column.state == RECEIVING)
     return tx.execute(update(schema.study).where(unchanged).values(state=COMPLETE)).rowcount == 1

@@ -91,13 +91,33 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
 
 
 def _join(tx: Connection, new: NewJob) -> None:
-    job = get(tx, new.id)
-    union = [*job.send_to, *(name for name in new.send_to if name not in job.send_to)]
-    values = {"send_to": union, "priority": min(job.priority, new.priority)}
-    tx.execute(update(schema.job).where(_job.id == new.id).values(values))
-    if job.state == DONE:
-        make_deliveries(tx, get(tx, new.id))
+    higher = and_(_job.id == new.id, _job.priority > new.priority)
+    tx.execute(update(schema.job).where(higher).values(priority=new.priority))
+    add_destinations(tx, new.id, new.send_to)
     note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
+
+
+def forwarded(tx: Connection, rule: str, study_id: int) -> dict[str, set[int]]:
+    """Job ID -> instances, of what a rule without an app has taken from a study already."""
+    query = (
+        select(schema.job_input.c.job_id, schema.job_input.c.instance_id)
+        .join(schema.job, _job.id == schema.job_input.c.job_id)
+        .where(_job.study_id == study_id, _job.rule == rule, _job.app == "")
+    )
+    found: dict[str, set[int]] = {}
+    for job_id, instance_id in tx.execute(query):
+        found.setdefault(job_id, set()).add(instance_id)
+    return found
+
+
+def add_destinations(tx: Connection, job_id: str, send_to: Sequence[str]) -> None:
+    """Sends the job's results, when it has finished, to these destinations too."""
+    job = get(tx, job_id)
+    union = [*job.send_to, *(name for name in send_to if name not in job.send_to)]
+    if union != job.send_to:
+        tx.execute(update(schema.job).where(_job.id == job_id).values(send_to=union))
+        if job.state == DONE:
+            make_deliveries(tx, get(tx, job_id))
 
 
 def get(tx: Connection, job_id: str) -> Row[Any]:

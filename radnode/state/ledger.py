@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, Row, create_engine, event, func, insert, select, text
+from sqlalchemy import URL, Connection, Engine, Row, create_engine, event, func, insert, make_url, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -39,12 +39,7 @@ class Ledger:
 
     def __init__(self, home: Path, url: str = "") -> None:
         self.file = None if url else home / _SQLITE_FILE
-        try:
-            self.engine = _engine(self.file, url)
-        except ArgumentError:
-            raise LedgerError(
-                "DATABASE_URL is no database URL", remedy="postgresql://user:password@host/name"
-            ) from None
+        self.engine = _sqlite(self.file) if self.file else _postgresql(url)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -80,6 +75,7 @@ class Ledger:
             self._backup(found)
         config = _alembic()
         with self.engine.begin() as tx:
+            take_turns(tx, "migrate")
             config.attributes["connection"] = tx
             command.upgrade(config, "head")
 
@@ -137,6 +133,15 @@ def boot_time() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+_TURNS = {"migrate": 1, "intake": 2, "deliver": 3}
+
+
+def take_turns(tx: Connection, what: str) -> None:
+    """Until its end this transaction is alone among those that do the same. On SQLite every writer is alone anyway."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(select(func.pg_advisory_xact_lock(_TURNS[what])))
+
+
 def insert_new(tx: Connection, table: Table) -> Any:
     """An INSERT that leaves rows alone which are there already."""
     make = insert_sqlite if tx.dialect.name == "sqlite" else insert_postgresql
@@ -168,12 +173,23 @@ def note(
     )
 
 
-def _engine(file: Path | None, url: str) -> Engine:
-    if file is None:
-        for scheme in ("postgresql://", "postgres://"):
-            url = url.replace(scheme, "postgresql+psycopg://", 1) if url.startswith(scheme) else url
-        return create_engine(url, pool_pre_ping=True, pool_size=20)
-    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 60}, pool_size=20)
+def _postgresql(text: str) -> Engine:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # its text may hold a password, and is not shown
+        url = None
+    if url is None or url.get_backend_name() not in ("postgresql", "postgres"):
+        raise LedgerError("DATABASE_URL is no URL of a PostgreSQL database", remedy="postgresql://user:password@host/name")
+    # A server that has vanished is noticed: the system's own time-outs take minutes to hours.
+    limits = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=20, connect_args=limits
+    )
+
+
+def _sqlite(file: Path) -> Engine:
+    url = URL.create("sqlite", database=str(file))
+    engine = create_engine(url, connect_args={"timeout": 60}, pool_size=20)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

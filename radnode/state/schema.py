@@ -6,6 +6,9 @@ clock (`Ledger.now`), which a step of the wall clock does not move: only those a
 
 from __future__ import annotations
 
+import re
+
+import sqlalchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -17,9 +20,23 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.engine import Dialect
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class Text(TypeDecorator[str]):
+    """Text from anywhere: PostgreSQL takes no NUL, and neither database takes half of a surrogate pair."""
+
+    impl = sqlalchemy.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value if value is None else _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+
 
 metadata = MetaData(
     naming_convention={
@@ -29,6 +46,9 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+# Compared byte by byte, whatever the database's collation: see `intake.known_paths`.
+Path = sqlalchemy.Text().with_variant(sqlalchemy.Text(collation="C"), "postgresql")
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in a column typed INTEGER
 
@@ -76,7 +96,7 @@ instance = Table(
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("sop_class_uid", Text, nullable=False),
     Column("transfer_syntax_uid", Text, nullable=False),
-    Column("path", Text, nullable=False, unique=True),
+    Column("path", Path, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Column("received_at", Float, nullable=False),
     Column("association", Text, nullable=False, default=""),

@@ -11,6 +11,7 @@ from functools import cached_property
 from io import BytesIO
 
 from pydicom import Dataset, FileMetaDataset, dcmwrite
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
@@ -196,6 +197,8 @@ class Context:
         for keyword in TYPE_2:
             if keyword not in ds:
                 setattr(ds, keyword, "")
+        # So that pydicom writes undecoded elements as they are.
+        ds.set_original_encoding(False, True, convert_encodings(ds.get("SpecificCharacterSet") or default_encoding))
         ds.file_meta = _file_meta(ds)
         return Encoded(kind, ds)
 
