@@ -1,4 +1,4 @@
-"""The two databases a ledger can live in: SQLite in a folder, and Debian's PostgreSQL on a socket and port of its own."""
+"""The two databases a ledger can live in: SQLite in a folder, and PostgreSQL on a port of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import Row, Table, select
 
+from radnode.domain.jobs import PRIORITIES
+from radnode.state import intake, jobs, schema
+from radnode.state.arrivals import Arrival
+from radnode.state.jobs import NewJob, ResultRow
 from radnode.state.ledger import Ledger
 from tests.peers import free_port, tool, until
 
@@ -47,7 +53,9 @@ class Postgres:
         return self.folder / "data"
 
     def _run(self, command: list[str]) -> None:
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, **self._user)  # type: ignore[call-overload]
+        done = subprocess.run(  # type: ignore[call-overload]
+            command, check=False, cwd=self.folder, capture_output=True, text=True, **self._user
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
@@ -133,3 +141,79 @@ def ledger(database: Database) -> Iterator[Ledger]:
     opened.migrate()
     yield opened
     opened.close()
+
+
+def arrivals(
+    instances: range | int = 3,
+    *,
+    series: str = "1.2.1",
+    study: str = "1.2",
+    seen: float = 100.0,
+    association: str = "a1",
+    copy: str = "0",
+    **other: Any,
+) -> list[Arrival]:
+    """Instances of one series as a receiver reports them, received one second apart; `copy` tells files apart."""
+    numbers = range(instances) if isinstance(instances, int) else instances
+    return [
+        replace(
+            Arrival(
+                path=f"instances/20260101T10/{copy}-{series}-{number}.dcm",
+                sop_instance_uid=f"{series}.{number}",
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+                series_uid=series,
+                study_uid=study,
+                transfer_syntax_uid="1.2.840.10008.1.2.1",
+                size=1000,
+                received_at=1_700_000_000.0 + number,
+                seen=seen + number,
+                calling_aet="MODALITY",
+                called_aet="RADNODE",
+                peer="10.0.0.1",
+                association=association,
+            ),
+            **other,
+        )
+        for number in numbers
+    ]
+
+
+def rows(ledger: Ledger, table: Table) -> list[Row[Any]]:
+    with ledger.read() as tx:
+        return list(tx.execute(select(table).order_by(*table.primary_key.columns)).all())
+
+
+def make_job(ledger: Ledger, name: str, **changed: Any) -> NewJob:
+    """A waiting job on a series of its own; `changed` replaces fields of it."""
+    series = f"1.2.{int.from_bytes(name.encode())}"
+    with ledger.begin() as tx:
+        intake.record(tx, arrivals(1, series=series, study=f"{series}.0"), [])
+        (study_id,) = tx.execute(
+            select(schema.study.c.id).where(schema.study.c.study_instance_uid == f"{series}.0")
+        ).scalars()
+        (row,) = intake.series_of(tx, study_id)
+        (instance,) = intake.instances_of(tx, row.id)
+        new = NewJob(
+            id=name,
+            study_id=study_id,
+            series_id=row.id,
+            rule="head",
+            routing_version="v1",
+            app="hyperdense",
+            app_version="1.0.0",
+            level="series",
+            options={"threshold": 0.5},
+            send_to=("pacs",),
+            queue="cpu",
+            priority=PRIORITIES["normal"],
+            last_image_at=row.last_received_at,
+            inputs={series: [instance.id]},
+        )
+        new = replace(new, **changed)
+        jobs.create(tx, new)
+    return new
+
+
+def result(number: int = 1) -> ResultRow:
+    uid = f"2.25.{number}"
+    return ResultRow(uid, "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1", "SecondaryCapture", f"results/{uid}", 10)

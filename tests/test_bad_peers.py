@@ -676,10 +676,9 @@ def test_a_hundred_associations_at_once_are_all_served(tmp_path: Path) -> None:
 
 def test_one_association_too_many_is_rejected_as_transient(tmp_path: Path) -> None:
     with running(tmp_path, max_associations=2) as node:
-        first, second, third = (Peer(node.port) for _ in range(3))
-        first.accepted()
-        second.accepted()
-        assert third.send(request()).rejected() == (2, 3, 2)
+        first, second = Peer(node.port).accepted(), Peer(node.port).accepted()
+        with Peer(node.port) as third:
+            assert third.send(request()).rejected() == (2, 3, 2)
         first.release()
         with Peer(node.port) as fourth:
             wait_for(lambda: len(node.ends) == 1)

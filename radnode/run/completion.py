@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from radnode import metrics
-from radnode.dicom.headers import read_attributes
-from radnode.domain.errors import NotDicomError
 from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id
 from radnode.domain.routing import Catalog, Evaluation, Routing, Rule, evaluate_series, evaluate_study, open_at
-from radnode.domain.study import Instance, Series, Study
+from radnode.domain.study import Study
 from radnode.run.broker import Tickets
+from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.settings import Settings
 from radnode.state import intake, jobs
 from radnode.state.ledger import Ledger, Record, Transaction, note
 from radnode.telemetry import log
 
-_OF_STUDY = ("AccessionNumber", "PatientID", "StudyDescription", "StudyDate", "StudyTime")
-_OF_SERIES = ("Modality", "SeriesDescription", "SeriesNumber", "BodyPartExamined")
-_IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 FORWARD = "original"
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Filed:
-    """A series as it is judged: its rows in the ledger, one per SOP instance, and what the headers say."""
+class Match:
+    """A rule, and the series it takes."""
 
-    row: Record
-    instances: tuple[Record, ...]
-    series: Series
-
-    @property
-    def context(self) -> dict[str, str]:
-        return {"CallingAETitle": self.row.calling_aet, "CalledAETitle": self.row.called_aet}
+    rule: Rule
+    routing_version: str
+    study_id: int
+    series_id: int | None
+    chosen: tuple[Filed, ...]
 
 
 class Completion:
@@ -46,6 +36,7 @@ class Completion:
 
     def __init__(self, settings: Settings, ledger: Ledger, catalog: Catalog, tickets: Tickets) -> None:
         self._settings, self._ledger, self._catalog, self._tickets = settings, ledger, catalog, tickets
+        self._filing = Filing(settings, ledger)
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 
     def postponed(self, kind: str, row: Record, now: float) -> bool:
@@ -55,8 +46,11 @@ class Completion:
 
     def series(self, row: Record, routing: Routing) -> None:
         """Holds the series-level rules against a quiet series, makes their jobs, completes it."""
-        filed = self._file(row, routing)
+        filed = self._filing.file(row, routing)
         if filed is None:
+            with self._ledger.begin() as tx:
+                nothing = {"generation": row.generation, "instance_ids": (), "instances": 0, "headers": row.headers}
+                intake.complete_series(tx, row, **nothing)
             return
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
@@ -68,7 +62,7 @@ class Completion:
             if not wait and not self._complete_series(tx, filed, evaluations):
                 return
             for each in ready:
-                made += self._make(tx, each.rule, routing, row.study_id, row.id, [filed])
+                made += self._make(tx, Match(each.rule, routing.version, row.study_id, row.id, (filed,)))
         self._after("series", row, wait, made)
         if not wait:
             metrics.series_completed.inc()
@@ -79,7 +73,9 @@ class Completion:
         with self._ledger.read() as tx:
             rows = intake.series_of(tx, row.id)
         filed = {
-            each.series.SeriesInstanceUID: each for each in (self._file(r, routing) for r in rows) if each is not None
+            each.series.SeriesInstanceUID: each
+            for each in (self._filing.file(r, routing) for r in rows)
+            if each is not None
         }
         evaluations: tuple[Evaluation, ...] = ()
         if filed:
@@ -95,8 +91,8 @@ class Completion:
                 verdicts = [each.to_json() for each in evaluations]
                 note(tx, "study complete", study_id=row.id, series=len(filed), rules=verdicts)
             for each in ready:
-                chosen = [filed[series.SeriesInstanceUID] for series in each.series]
-                made += self._make(tx, each.rule, routing, row.id, None, chosen)
+                chosen = tuple(filed[series.SeriesInstanceUID] for series in each.series)
+                made += self._make(tx, Match(each.rule, routing.version, row.id, None, chosen))
         self._after("study", row, wait, made)
         if not wait:
             metrics.studies_completed.inc()
@@ -123,12 +119,12 @@ class Completion:
         row, series = filed.row, filed.series
         new = [each.id for each in filed.instances if each.generation == 0]
         generation = row.generation + bool(new)
-        headers = {keyword: series.first.text(keyword) for keyword in _OF_SERIES}
+        headers = {keyword: series.first.text(keyword) for keyword in OF_SERIES}
         if not intake.complete_series(
             tx, row, generation=generation, instance_ids=new, instances=len(filed.instances), headers=headers
         ):
             return False
-        study = {keyword: series.first.text(keyword) for keyword in _OF_STUDY}
+        study = {keyword: series.first.text(keyword) for keyword in OF_STUDY}
         intake.describe_study(tx, row.study_id, study["AccessionNumber"], study["PatientID"], study)
         note(
             tx,
@@ -142,102 +138,40 @@ class Completion:
         )
         return True
 
-    def _file(self, row: Record, routing: Routing) -> Filed | None:
-        """The newest copy of each instance with what its header says; None where nothing sound is left."""
-        with self._ledger.read() as tx:
-            rows = intake.instances_of(tx, row.id)
-        rows = self._without_copies(row, rows)
-        keywords = routing.keywords.union(_OF_STUDY, _OF_SERIES, _IDENTITY)
-        instances = tuple(self._read(each, row, keywords) for each in rows)
-        return Filed(row, tuple(rows), Series(instances)) if instances else None
-
-    def _read(self, row: Record, series: Record, keywords: Iterable[str]) -> Instance:
-        """A header that cannot be read leaves what the receiver knew: it is routed on that."""
-        path = self._settings.spool / row.path
-        try:
-            attributes = read_attributes(path, frozenset(keywords))
-        except (NotDicomError, OSError) as error:
-            log().warning("header unreadable", path=row.path, error=type(error).__name__)
-            attributes = {}
-        known = {
-            "SOPInstanceUID": (row.sop_instance_uid,),
-            "SOPClassUID": (row.sop_class_uid,),
-            "SeriesInstanceUID": (series.series_instance_uid,),
-        }
-        return Instance(path, {**attributes, **known})
-
-    def _without_copies(self, series: Record, rows: Sequence[Record]) -> list[Record]:
-        """One row per SOP instance, the newest; a copy that is byte for byte the same is dropped with its file."""
-        kept: dict[str, Record] = {}
-        for row in rows:
-            earlier = kept.get(row.sop_instance_uid)
-            if earlier is None:
-                kept[row.sop_instance_uid] = row
-            elif self._same(earlier, row):
-                with self._ledger.begin() as tx:
-                    intake.drop_instance(tx, row.id)
-                (self._settings.spool / row.path).unlink(missing_ok=True)
-            else:
-                kept[row.sop_instance_uid] = row
-                if row.generation == 0:
-                    with self._ledger.begin() as tx:
-                        note(
-                            tx,
-                            "differing copy",
-                            study_id=series.study_id,
-                            series_id=series.id,
-                            SOPInstanceUID=row.sop_instance_uid,
-                        )
-        return sorted(kept.values(), key=lambda each: int(each.id))
-
-    def _same(self, one: Record, other: Record) -> bool:
-        if one.transfer_syntax_uid != other.transfer_syntax_uid:
-            return False
-        try:
-            return same_data_set(self._settings.spool / one.path, self._settings.spool / other.path)
-        except OSError:
-            return False
-
-    def _make(
-        self,
-        tx: Transaction,
-        rule: Rule,
-        routing: Routing,
-        study_id: int,
-        series_id: int | None,
-        chosen: Sequence[Filed],
-    ) -> list[str]:
-        """The rule's job; returns the queue to send a ticket to, if there is any work."""
+    def _make(self, tx: Transaction, match: Match) -> list[str]:
+        """The match's jobs; returns the queues to send a ticket to."""
+        rule = match.rule
         metrics.rules_matched.labels(rule.name).inc()
-        if rule.app is None:
-            chosen = _not_forwarded_yet(tx, rule, study_id, chosen)
-            if not chosen:
-                return ["deliver"]
-        inputs = [_input(each) for each in chosen]
-        new = jobs.NewJob(
-            id=job_id(rule.app or f"forward by {rule.name}", rule.app_version, rule.options, inputs),
-            study_id=study_id,
-            series_id=series_id,
+        if rule.app is not None:
+            jobs.create(tx, self._frozen(match, rule.send_to))
+            return [self._catalog.queue(rule.app)]
+        for send_to, chosen in _not_sent_yet(tx, match):
+            _forward(tx, self._frozen(replace(match, chosen=chosen), send_to), chosen)
+        return ["deliver"]
+
+    def _frozen(self, match: Match, send_to: tuple[str, ...]) -> jobs.NewJob:
+        rule, inputs = match.rule, [_input(each) for each in match.chosen]
+        return jobs.NewJob(
+            id=job_id(rule.app or "", rule.app_version, rule.options, inputs),
+            study_id=match.study_id,
+            series_id=match.series_id,
             rule=rule.name,
-            routing_version=routing.version,
+            routing_version=match.routing_version,
             app=rule.app or "",
             app_version=rule.app_version,
             level=rule.level,
             options=dict(rule.options),
-            send_to=rule.send_to,
+            send_to=send_to,
             queue="deliver" if rule.app is None else self._catalog.queue(rule.app),
             priority=PRIORITIES[rule.priority],
-            last_image_at=max(each.row.last_received_at for each in chosen),
-            inputs={one.name: [row.id for row in each.instances] for one, each in zip(inputs, chosen, strict=True)},
+            last_image_at=max(each.row.last_received_at for each in match.chosen),
+            inputs={
+                one.name: [row.id for row in each.instances] for one, each in zip(inputs, match.chosen, strict=True)
+            },
             label=rule.series,
             expire=rule.expire,
             not_before=self._not_before(rule),
         )
-        if rule.app is None:
-            _forward(tx, new, chosen)
-        else:
-            jobs.create(tx, new)
-        return [new.queue]
 
     def _not_before(self, rule: Rule) -> float:
         """On the ledger's clock, when the rule's hours begin; 0 where it is open now."""
@@ -251,19 +185,23 @@ class Completion:
         return self._ledger.now() + (opening - local).total_seconds()
 
 
-def _not_forwarded_yet(tx: Transaction, rule: Rule, study_id: int, chosen: Sequence[Filed]) -> list[Filed]:
-    """A forwarding rule sends only what is new; what it took before goes to destinations that are new to the rule."""
-    earlier = jobs.forwarded(tx, rule.name, study_id)
-    for each in earlier:
-        jobs.add_destinations(tx, each, rule.send_to)
-    taken = set().union(*earlier.values())
-    rest = (replace(each, instances=tuple(row for row in each.instances if row.id not in taken)) for each in chosen)
-    return [each for each in rest if each.instances]
+def _not_sent_yet(tx: Transaction, match: Match) -> Iterator[tuple[tuple[str, ...], tuple[Filed, ...]]]:
+    """What a forwarding rule still has to send: destinations, and the instances that are new to them."""
+    sent = jobs.forwarded(tx, match.study_id)
+    news: dict[frozenset[int], list[str]] = {}
+    everything = {row.id for each in match.chosen for row in each.instances}
+    for name in match.rule.send_to:
+        news.setdefault(frozenset(everything - sent.get(name, set())), []).append(name)
+    for ids, names in news.items():
+        rest = (replace(each, instances=tuple(row for row in each.instances if row.id in ids)) for each in match.chosen)
+        if ids:
+            yield tuple(names), tuple(each for each in rest if each.instances)
 
 
 def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
     """A rule without an app: the originals are the results, and are sent as they came."""
-    jobs.create(tx, new, state=JobState.DONE.value)
+    if not jobs.create(tx, new, state=JobState.DONE.value):
+        return
     rows = [
         jobs.ResultRow(
             each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size
@@ -273,20 +211,6 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
     ]
     jobs.add_results(tx, new.id, rows)
     jobs.make_deliveries(tx, jobs.get(tx, new.id))
-
-
-def same_data_set(one: Path, other: Path) -> bool:
-    """Whether two files of the spool hold the same bytes after their File Meta, which names who sent them."""
-    with one.open("rb") as first, other.open("rb") as second:
-        for stream in (first, second):
-            (length,) = struct.unpack(
-                "<L", stream.read(144)[140:]
-            )  # value of (0002,0000), which comes first: PS3.10 7.1
-            stream.seek(length, os.SEEK_CUR)
-        while piece := first.read(_PIECE):
-            if piece != second.read(_PIECE):
-                return False
-        return not second.read(1)
 
 
 def _input(filed: Filed) -> JobInput:

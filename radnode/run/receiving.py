@@ -65,7 +65,8 @@ class AllowedSenders:
             if time.monotonic() - self._looked >= _SENDERS_EVERY:
                 self._look()
             senders = self._senders
-        return senders.allows(calling_aet, peer, resolve=addresses_of, local_ip=peer if _is_this_machine(peer) else "")
+        here = peer if _is_this_machine(peer) else ""
+        return senders.allows(calling_aet, peer, resolve=addresses_of, local_ip=here)
 
     def _look(self) -> None:
         """A ledger that does not answer leaves the senders as they were."""
@@ -80,7 +81,7 @@ class AllowedSenders:
 
 
 def _is_this_machine(address: str) -> bool:
-    """Only an address of this machine can be bound: so a sender here that names the node by its LAN address is local."""
+    """Only an address of this machine can be bound: a sender here that names the node by its LAN address is local."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, delete, exists, func, select, upda
 
 from radnode.domain.jobs import DeliveryState, backoff
 from radnode.state import schema
-from radnode.state.ledger import insert_new, note
+from radnode.state.ledger import insert_new, note, take_turns
 
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
 PARKED, EXPIRED = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value
@@ -19,15 +19,10 @@ _delivery, _place = schema.delivery.c, schema.destination.c
 
 def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
     """Takes the best waiting delivery whose destination is neither paused, nor resting after a failure, nor served."""
-    mine = _delivery.destination
-    resting = exists().where(_place.name == mine, _place.not_before > now)
-    paused = exists().where(schema.pause.c.kind == "destination", schema.pause.c.name == mine)
-    other = schema.delivery.alias()
-    served = exists().where(other.c.destination == mine, other.c.state == SENDING)
-    free = and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, ~served)
+    take_turns(tx, "deliver")  # or two workers find the same destination free at once
     best = (
         select(_delivery.id)
-        .where(free)
+        .where(_able(now))
         .order_by(_delivery.priority, _delivery.created_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=schema.delivery)
@@ -131,11 +126,17 @@ def wake_all(tx: Connection) -> None:
 
 def runnable(tx: Connection, now: float) -> int:
     """Destinations with a delivery that may start now: one is served by one worker at a time."""
-    resting = exists().where(_place.name == _delivery.destination, _place.not_before > now)
-    query = select(func.count(_delivery.destination.distinct())).where(
-        _delivery.state == WAITING, _delivery.not_before <= now, ~resting
-    )
+    query = select(func.count(_delivery.destination.distinct())).where(_able(now))
     return int(tx.execute(query).scalar_one())
+
+
+def _able(now: float) -> Any:
+    mine = _delivery.destination
+    resting = exists().where(_place.name == mine, _place.not_before > now)
+    paused = exists().where(schema.pause.c.kind == "destination", schema.pause.c.name == mine)
+    other = schema.delivery.alias()
+    served = exists().where(other.c.destination == mine, other.c.state == SENDING)
+    return and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, ~served)
 
 
 def states(tx: Connection) -> Sequence[tuple[str, str, int, float]]:

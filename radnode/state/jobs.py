@@ -97,22 +97,23 @@ def _join(tx: Connection, new: NewJob) -> None:
     note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
 
 
-def forwarded(tx: Connection, rule: str, study_id: int) -> dict[str, set[int]]:
-    """Job ID -> instances, of what a rule without an app has taken from a study already."""
+def forwarded(tx: Connection, study_id: int) -> dict[str, set[int]]:
+    """Destination -> instances of the study that rules without an app have sent there, or are sending."""
     query = (
-        select(schema.job_input.c.job_id, schema.job_input.c.instance_id)
-        .join(schema.job, _job.id == schema.job_input.c.job_id)
-        .where(_job.study_id == study_id, _job.rule == rule, _job.app == "")
+        select(_job.send_to, schema.job_input.c.instance_id)
+        .join(schema.job_input, _job.id == schema.job_input.c.job_id)
+        .where(_job.study_id == study_id, _job.app == "")
     )
     found: dict[str, set[int]] = {}
-    for job_id, instance_id in tx.execute(query):
-        found.setdefault(job_id, set()).add(instance_id)
+    for send_to, instance_id in tx.execute(query):
+        for name in send_to:
+            found.setdefault(name, set()).add(instance_id)
     return found
 
 
 def add_destinations(tx: Connection, job_id: str, send_to: Sequence[str]) -> None:
     """Sends the job's results, when it has finished, to these destinations too."""
-    job = get(tx, job_id)
+    job = tx.execute(select(schema.job).where(_job.id == job_id).with_for_update()).one()
     union = [*job.send_to, *(name for name in send_to if name not in job.send_to)]
     if union != job.send_to:
         tx.execute(update(schema.job).where(_job.id == job_id).values(send_to=union))
@@ -126,11 +127,9 @@ def get(tx: Connection, job_id: str) -> Row[Any]:
 
 def claim(tx: Connection, queue: str, owner: str, now: float) -> Row[Any] | None:
     """Takes the best waiting job of a queue: by priority, then age. `attempt` of the row is the fencing token."""
-    paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
-    runnable = and_(_job.queue == queue, _job.state == WAITING, _job.not_before <= now, ~paused)
     best = (
         select(_job.id)
-        .where(runnable)
+        .where(_job.queue == queue, _able(now))
         .order_by(_job.priority, _job.created_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=schema.job)
@@ -219,7 +218,7 @@ def fail(tx: Connection, job: Row[Any], error: str) -> bool:
 def crashed(tx: Connection, job: Row[Any], how: str) -> bool:
     """The child died by a signal: run again until it is taken for poison."""
     if job.crashes + 1 >= MAX_CRASHES:
-        tx.execute(update(schema.job).where(_job.id == job.id).values(crashes=_job.crashes + 1))
+        tx.execute(update(schema.job).where(_ours(job)).values(crashes=_job.crashes + 1))
         return fail(tx, job, f"crashed {job.crashes + 1} times, last: {how}")
     values = {"state": WAITING, "owner": "", "crashes": _job.crashes + 1}
     ours = _ours(job)
@@ -244,8 +243,8 @@ def release_lost(tx: Connection, owner: str) -> int:
 def interrupt(tx: Connection, owner: str) -> None:
     """Gives back what a worker had in hand when it was told to stop: nobody's fault, so nothing is counted."""
     for job in tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all():
-        tx.execute(update(schema.job).where(_ours(job)).values(state=WAITING, owner=""))
-        _noted(tx, job, "interrupted", worker=owner)
+        if tx.execute(update(schema.job).where(_ours(job)).values(state=WAITING, owner="")).rowcount:
+            _noted(tx, job, "interrupted", worker=owner)
 
 
 def owners(tx: Connection) -> set[str]:
@@ -292,7 +291,7 @@ def cancel(tx: Connection, job_id: str, who: str) -> bool:
 
 def runnable(tx: Connection, now: float) -> dict[str, int]:
     """Queue -> waiting jobs that may start now: what the reconciler tops tickets up to."""
-    query = select(_job.queue, func.count()).where(_job.state == WAITING, _job.not_before <= now).group_by(_job.queue)
+    query = select(_job.queue, func.count()).where(_able(now)).group_by(_job.queue)
     return dict(tx.execute(query).tuples().all())
 
 
@@ -305,9 +304,12 @@ def states(tx: Connection) -> dict[str, int]:
 
 def oldest_waiting(tx: Connection, now: float) -> float | None:
     """When the oldest job was made that could run, if a worker were free."""
+    return tx.execute(select(func.min(_job.created_at)).where(_able(now))).scalar()
+
+
+def _able(now: float) -> Any:
     paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
-    able = and_(_job.state == WAITING, _job.not_before <= now, ~paused)
-    return tx.execute(select(func.min(_job.created_at)).where(able)).scalar()
+    return and_(_job.state == WAITING, _job.not_before <= now, ~paused)
 
 
 def _ours(job: Row[Any]) -> Any:

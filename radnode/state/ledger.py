@@ -179,7 +179,9 @@ def _postgresql(text: str) -> Engine:
     except (ArgumentError, ValueError):  # its text may hold a password, and is not shown
         url = None
     if url is None or url.get_backend_name() not in ("postgresql", "postgres"):
-        raise LedgerError("DATABASE_URL is no URL of a PostgreSQL database", remedy="postgresql://user:password@host/name")
+        raise LedgerError(
+            "DATABASE_URL is no URL of a PostgreSQL database", remedy="postgresql://user:password@host/name"
+        )
     # A server that has vanished is noticed: the system's own time-outs take minutes to hours.
     limits = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
     return create_engine(

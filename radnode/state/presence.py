@@ -11,22 +11,28 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _NUMBER = struct.Struct("<Q")
+_TRIES = 5  # a look at whether a part lives holds its lock for microseconds: that is no part of the same name
+_PAUSE = 0.01
 
 
 class Presence:
-    """This part's lock file. Children that inherit the descriptor keep it locked until they too are gone."""
+    """This part's lock file. Children that inherit the descriptor keep it locked until they too are gone.
+
+    Raises BlockingIOError where a living part has that name.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self._path = folder / f"{name}.lock"
-        self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.fd = _create_locked(self._path)
 
     def mark(self, barrier: int) -> None:
         """States that everything acknowledged before `barrier` was raised is in the ledger."""
@@ -63,8 +69,19 @@ def is_alive(folder: Path, name: str) -> bool:
 
 
 def forget(folder: Path, name: str) -> None:
-    """Removes a dead part's lock file, once what it left behind has been dealt with."""
-    (folder / f"{name}.lock").unlink(missing_ok=True)
+    """Removes a dead part's lock file, once what it left behind has been dealt with.
+
+    A part that was only starting when it was taken for dead keeps its file.
+    """
+    path = folder / f"{name}.lock"
+    with suppress(FileNotFoundError, BlockingIOError):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, fd):
+                path.unlink()
+        finally:
+            os.close(fd)
 
 
 class Barrier:
@@ -84,6 +101,27 @@ class Barrier:
         return number
 
 
+def _create_locked(path: Path) -> int:
+    """Descriptor of the file at `path`, made where it is missing, and locked. Raises BlockingIOError where it is taken."""
+    for _ in range(_TRIES):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, fd):  # or it was removed before it was locked, and nobody would see it
+                return fd
+        os.close(fd)
+        time.sleep(_PAUSE)
+    raise BlockingIOError(f"{path} is held by a living part")
+
+
+def _names(path: Path, fd: int) -> bool:
+    """Whether the open file is the one at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
 def _read(fd: int) -> int:
     data = os.pread(fd, _NUMBER.size, 0)
     return int(_NUMBER.unpack(data)[0]) if len(data) == _NUMBER.size else 0
@@ -91,7 +129,7 @@ def _read(fd: int) -> int:
 
 def _free(fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once do not see each other
     except BlockingIOError:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)

@@ -3,217 +3,231 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = '0001'
+revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    op.create_table('association',
-    sa.Column('id', sa.Text(), nullable=False),
-    sa.Column('how', sa.Text(), nullable=False),
-    sa.Column('calling_aet', sa.Text(), nullable=False),
-    sa.Column('called_aet', sa.Text(), nullable=False),
-    sa.Column('peer', sa.Text(), nullable=False),
-    sa.Column('instances', sa.Integer(), nullable=False),
-    sa.Column('opened_at', sa.Float(), nullable=False),
-    sa.Column('closed_at', sa.Float(), nullable=False),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_association'))
+    op.create_table(
+        "association",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("how", sa.Text(), nullable=False),
+        sa.Column("calling_aet", sa.Text(), nullable=False),
+        sa.Column("called_aet", sa.Text(), nullable=False),
+        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("opened_at", sa.Float(), nullable=False),
+        sa.Column("closed_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
-    op.create_table('destination',
-    sa.Column('name', sa.Text(), nullable=False),
-    sa.Column('failures', sa.Integer(), nullable=False),
-    sa.Column('not_before', sa.Float(), nullable=False),
-    sa.PrimaryKeyConstraint('name', name=op.f('pk_destination'))
+    op.create_table(
+        "destination",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_destination")),
     )
-    op.create_table('node',
-    sa.Column('key', sa.Text(), nullable=False),
-    sa.Column('value', sa.Text(), nullable=False),
-    sa.PrimaryKeyConstraint('key', name=op.f('pk_node'))
+    op.create_table(
+        "node",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_node")),
     )
-    op.create_table('pause',
-    sa.Column('kind', sa.Text(), nullable=False),
-    sa.Column('name', sa.Text(), nullable=False),
-    sa.Column('who', sa.Text(), nullable=False),
-    sa.Column('at', sa.Float(), nullable=False),
-    sa.PrimaryKeyConstraint('kind', 'name', name=op.f('pk_pause'))
+    op.create_table(
+        "pause",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("who", sa.Text(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_pause")),
     )
-    op.create_table('routing',
-    sa.Column('version', sa.Text(), nullable=False),
-    sa.Column('text', sa.Text(), nullable=False),
-    sa.Column('peers', sa.JSON(), nullable=False),
-    sa.Column('applied_at', sa.Float(), nullable=False),
-    sa.Column('number', sa.Integer(), nullable=False),
-    sa.PrimaryKeyConstraint('version', name=op.f('pk_routing'))
+    op.create_table(
+        "routing",
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("peers", sa.JSON(), nullable=False),
+        sa.Column("applied_at", sa.Float(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("version", name=op.f("pk_routing")),
     )
-    op.create_table('study',
-    sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('study_instance_uid', sa.Text(), nullable=False),
-    sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('seen', sa.Float(), nullable=False),
-    sa.Column('changes', sa.Integer(), nullable=False),
-    sa.Column('first_received_at', sa.Float(), nullable=False),
-    sa.Column('last_received_at', sa.Float(), nullable=False),
-    sa.Column('accession_number', sa.Text(), nullable=False),
-    sa.Column('patient_id', sa.Text(), nullable=False),
-    sa.Column('headers', sa.JSON(), nullable=False),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_study')),
-    sa.UniqueConstraint('study_instance_uid', name=op.f('uq_study_study_instance_uid'))
+    op.create_table(
+        "study",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.Column("changes", sa.Integer(), nullable=False),
+        sa.Column("first_received_at", sa.Float(), nullable=False),
+        sa.Column("last_received_at", sa.Float(), nullable=False),
+        sa.Column("accession_number", sa.Text(), nullable=False),
+        sa.Column("patient_id", sa.Text(), nullable=False),
+        sa.Column("headers", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
+        sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
-    with op.batch_alter_table('study', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_study_accession_number'), ['accession_number'], unique=False)
-        batch_op.create_index(batch_op.f('ix_study_patient_id'), ['patient_id'], unique=False)
-        batch_op.create_index('ix_study_state_seen', ['state', 'seen'], unique=False)
+    with op.batch_alter_table("study", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_study_accession_number"), ["accession_number"], unique=False)
+        batch_op.create_index(batch_op.f("ix_study_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index("ix_study_state_seen", ["state", "seen"], unique=False)
 
-    op.create_table('series',
-    sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('study_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('series_instance_uid', sa.Text(), nullable=False),
-    sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('generation', sa.Integer(), nullable=False),
-    sa.Column('seen', sa.Float(), nullable=False),
-    sa.Column('changes', sa.Integer(), nullable=False),
-    sa.Column('first_received_at', sa.Float(), nullable=False),
-    sa.Column('last_received_at', sa.Float(), nullable=False),
-    sa.Column('calling_aet', sa.Text(), nullable=False),
-    sa.Column('called_aet', sa.Text(), nullable=False),
-    sa.Column('instances', sa.Integer(), nullable=False),
-    sa.Column('headers', sa.JSON(), nullable=False),
-    sa.ForeignKeyConstraint(['study_id'], ['study.id'], name=op.f('fk_series_study_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_series')),
-    sa.UniqueConstraint('study_id', 'series_instance_uid', name=op.f('uq_series_study_id_series_instance_uid'))
+    op.create_table(
+        "series",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("series_instance_uid", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.Column("changes", sa.Integer(), nullable=False),
+        sa.Column("first_received_at", sa.Float(), nullable=False),
+        sa.Column("last_received_at", sa.Float(), nullable=False),
+        sa.Column("calling_aet", sa.Text(), nullable=False),
+        sa.Column("called_aet", sa.Text(), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("headers", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_series_study_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
+        sa.UniqueConstraint("study_id", "series_instance_uid", name=op.f("uq_series_study_id_series_instance_uid")),
     )
-    with op.batch_alter_table('series', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_series_series_instance_uid'), ['series_instance_uid'], unique=False)
-        batch_op.create_index('ix_series_state_seen', ['state', 'seen'], unique=False)
-        batch_op.create_index(batch_op.f('ix_series_study_id'), ['study_id'], unique=False)
+    with op.batch_alter_table("series", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_series_series_instance_uid"), ["series_instance_uid"], unique=False)
+        batch_op.create_index("ix_series_state_seen", ["state", "seen"], unique=False)
+        batch_op.create_index(batch_op.f("ix_series_study_id"), ["study_id"], unique=False)
 
-    op.create_table('event',
-    sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('at', sa.Float(), nullable=False),
-    sa.Column('kind', sa.Text(), nullable=False),
-    sa.Column('study_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
-    sa.Column('series_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
-    sa.Column('job_id', sa.Text(), nullable=True),
-    sa.Column('delivery_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
-    sa.Column('data', sa.JSON(), nullable=False),
-    sa.ForeignKeyConstraint(['series_id'], ['series.id'], name=op.f('fk_event_series_id')),
-    sa.ForeignKeyConstraint(['study_id'], ['study.id'], name=op.f('fk_event_study_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_event'))
+    op.create_table(
+        "event",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_event_series_id")),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_event_study_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
-    with op.batch_alter_table('event', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_event_job_id'), ['job_id'], unique=False)
-        batch_op.create_index(batch_op.f('ix_event_study_id'), ['study_id'], unique=False)
+    with op.batch_alter_table("event", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_event_job_id"), ["job_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_event_study_id"), ["study_id"], unique=False)
 
-    op.create_table('instance',
-    sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('series_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
-    sa.Column('sop_instance_uid', sa.Text(), nullable=False),
-    sa.Column('sop_class_uid', sa.Text(), nullable=False),
-    sa.Column('transfer_syntax_uid', sa.Text(), nullable=False),
-    sa.Column('path', sa.Text().with_variant(sa.Text(collation='C'), 'postgresql'), nullable=False),
-    sa.Column('size', sa.BigInteger(), nullable=False),
-    sa.Column('received_at', sa.Float(), nullable=False),
-    sa.Column('association', sa.Text(), nullable=False),
-    sa.Column('generation', sa.Integer(), nullable=False),
-    sa.Column('flaw', sa.Text(), nullable=False),
-    sa.Column('own', sa.Boolean(), nullable=False),
-    sa.ForeignKeyConstraint(['series_id'], ['series.id'], name=op.f('fk_instance_series_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_instance')),
-    sa.UniqueConstraint('path', name=op.f('uq_instance_path'))
+    op.create_table(
+        "instance",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("sop_class_uid", sa.Text(), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("received_at", sa.Float(), nullable=False),
+        sa.Column("association", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("flaw", sa.Text(), nullable=False),
+        sa.Column("own", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
+        sa.UniqueConstraint("path", name=op.f("uq_instance_path")),
     )
-    with op.batch_alter_table('instance', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_instance_series_id'), ['series_id'], unique=False)
-        batch_op.create_index(batch_op.f('ix_instance_sop_instance_uid'), ['sop_instance_uid'], unique=False)
+    with op.batch_alter_table("instance", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_instance_series_id"), ["series_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_instance_sop_instance_uid"), ["sop_instance_uid"], unique=False)
 
-    op.create_table('job',
-    sa.Column('id', sa.Text(), nullable=False),
-    sa.Column('study_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('series_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
-    sa.Column('rule', sa.Text(), nullable=False),
-    sa.Column('routing_version', sa.Text(), nullable=False),
-    sa.Column('app', sa.Text(), nullable=False),
-    sa.Column('app_version', sa.Text(), nullable=False),
-    sa.Column('level', sa.Text(), nullable=False),
-    sa.Column('options', sa.JSON(), nullable=False),
-    sa.Column('label', sa.JSON(), nullable=False),
-    sa.Column('send_to', sa.JSON(), nullable=False),
-    sa.Column('expire', sa.Float(), nullable=True),
-    sa.Column('queue', sa.Text(), nullable=False),
-    sa.Column('priority', sa.Integer(), nullable=False),
-    sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('attempt', sa.Integer(), nullable=False),
-    sa.Column('crashes', sa.Integer(), nullable=False),
-    sa.Column('losses', sa.Integer(), nullable=False),
-    sa.Column('owner', sa.Text(), nullable=False),
-    sa.Column('not_before', sa.Float(), nullable=False),
-    sa.Column('error', sa.Text(), nullable=False),
-    sa.Column('created_at', sa.Float(), nullable=False),
-    sa.Column('last_image_at', sa.Float(), nullable=False),
-    sa.Column('started_at', sa.Float(), nullable=True),
-    sa.Column('finished_at', sa.Float(), nullable=True),
-    sa.ForeignKeyConstraint(['series_id'], ['series.id'], name=op.f('fk_job_series_id')),
-    sa.ForeignKeyConstraint(['study_id'], ['study.id'], name=op.f('fk_job_study_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_job'))
+    op.create_table(
+        "job",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("routing_version", sa.Text(), nullable=False),
+        sa.Column("app", sa.Text(), nullable=False),
+        sa.Column("app_version", sa.Text(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("options", sa.JSON(), nullable=False),
+        sa.Column("label", sa.JSON(), nullable=False),
+        sa.Column("send_to", sa.JSON(), nullable=False),
+        sa.Column("expire", sa.Float(), nullable=True),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("crashes", sa.Integer(), nullable=False),
+        sa.Column("losses", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("last_image_at", sa.Float(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=True),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_job_series_id")),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_job_study_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
     )
-    with op.batch_alter_table('job', schema=None) as batch_op:
-        batch_op.create_index('ix_job_claim', ['queue', 'state', 'priority', 'created_at'], unique=False)
-        batch_op.create_index('ix_job_state_app', ['state', 'app'], unique=False)
-        batch_op.create_index(batch_op.f('ix_job_study_id'), ['study_id'], unique=False)
+    with op.batch_alter_table("job", schema=None) as batch_op:
+        batch_op.create_index("ix_job_claim", ["queue", "state", "priority", "created_at"], unique=False)
+        batch_op.create_index("ix_job_state_app", ["state", "app"], unique=False)
+        batch_op.create_index(batch_op.f("ix_job_study_id"), ["study_id"], unique=False)
 
-    op.create_table('delivery',
-    sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('job_id', sa.Text(), nullable=False),
-    sa.Column('destination', sa.Text(), nullable=False),
-    sa.Column('priority', sa.Integer(), nullable=False),
-    sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('attempt', sa.Integer(), nullable=False),
-    sa.Column('failures', sa.Integer(), nullable=False),
-    sa.Column('owner', sa.Text(), nullable=False),
-    sa.Column('not_before', sa.Float(), nullable=False),
-    sa.Column('expires_at', sa.Float(), nullable=True),
-    sa.Column('error', sa.Text(), nullable=False),
-    sa.Column('created_at', sa.Float(), nullable=False),
-    sa.Column('finished_at', sa.Float(), nullable=True),
-    sa.ForeignKeyConstraint(['job_id'], ['job.id'], name=op.f('fk_delivery_job_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_delivery')),
-    sa.UniqueConstraint('job_id', 'destination', name=op.f('uq_delivery_job_id_destination'))
+    op.create_table(
+        "delivery",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_delivery_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
+        sa.UniqueConstraint("job_id", "destination", name=op.f("uq_delivery_job_id_destination")),
     )
-    with op.batch_alter_table('delivery', schema=None) as batch_op:
-        batch_op.create_index('ix_delivery_claim', ['state', 'priority', 'created_at'], unique=False)
-        batch_op.create_index('ix_delivery_destination', ['destination', 'state'], unique=False)
+    with op.batch_alter_table("delivery", schema=None) as batch_op:
+        batch_op.create_index("ix_delivery_claim", ["state", "priority", "created_at"], unique=False)
+        batch_op.create_index("ix_delivery_destination", ["destination", "state"], unique=False)
 
-    op.create_table('job_input',
-    sa.Column('job_id', sa.Text(), nullable=False),
-    sa.Column('name', sa.Text(), nullable=False),
-    sa.Column('instance_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.ForeignKeyConstraint(['instance_id'], ['instance.id'], name=op.f('fk_job_input_instance_id')),
-    sa.ForeignKeyConstraint(['job_id'], ['job.id'], name=op.f('fk_job_input_job_id')),
-    sa.PrimaryKeyConstraint('job_id', 'name', 'instance_id', name=op.f('pk_job_input'))
+    op.create_table(
+        "job_input",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_job_input_instance_id")),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_input_job_id")),
+        sa.PrimaryKeyConstraint("job_id", "name", "instance_id", name=op.f("pk_job_input")),
     )
-    op.create_table('result',
-    sa.Column('job_id', sa.Text(), nullable=False),
-    sa.Column('sop_instance_uid', sa.Text(), nullable=False),
-    sa.Column('sop_class_uid', sa.Text(), nullable=False),
-    sa.Column('transfer_syntax_uid', sa.Text(), nullable=False),
-    sa.Column('kind', sa.Text(), nullable=False),
-    sa.Column('path', sa.Text(), nullable=False),
-    sa.Column('size', sa.BigInteger(), nullable=False),
-    sa.Column('position', sa.Integer(), nullable=False),
-    sa.ForeignKeyConstraint(['job_id'], ['job.id'], name=op.f('fk_result_job_id')),
-    sa.PrimaryKeyConstraint('job_id', 'sop_instance_uid', name=op.f('pk_result'))
+    op.create_table(
+        "result",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("sop_class_uid", sa.Text(), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_result_job_id")),
+        sa.PrimaryKeyConstraint("job_id", "sop_instance_uid", name=op.f("pk_result")),
     )
-    with op.batch_alter_table('result', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_result_sop_instance_uid'), ['sop_instance_uid'], unique=False)
+    with op.batch_alter_table("result", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_result_sop_instance_uid"), ["sop_instance_uid"], unique=False)
 
-    op.create_table('sent',
-    sa.Column('delivery_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('sop_instance_uid', sa.Text(), nullable=False),
-    sa.Column('status', sa.Integer(), nullable=True),
-    sa.Column('comment', sa.Text(), nullable=False),
-    sa.Column('stored', sa.Boolean(), nullable=False),
-    sa.Column('at', sa.Float(), nullable=False),
-    sa.ForeignKeyConstraint(['delivery_id'], ['delivery.id'], name=op.f('fk_sent_delivery_id')),
-    sa.PrimaryKeyConstraint('delivery_id', 'sop_instance_uid', name=op.f('pk_sent'))
+    op.create_table(
+        "sent",
+        sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("comment", sa.Text(), nullable=False),
+        sa.Column("stored", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_sent_delivery_id")),
+        sa.PrimaryKeyConstraint("delivery_id", "sop_instance_uid", name=op.f("pk_sent")),
     )
