@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from radnode import settings as settings_module
-from radnode.domain.errors import RadnodeError, SettingsError
+from radnode.domain.errors import NewerLedgerError, RadnodeError, RoutingError, SettingsError
+from radnode.run import EXIT_CONFIG
 from radnode.settings import Settings
 
 app = typer.Typer(
@@ -23,8 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+_WIDE = 200
+
+out = Console(width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -39,19 +42,26 @@ NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
 
 
 def main() -> None:
-    """The command line. A RadnodeError becomes one clear message, with exit code 1, or 78 for a setting at fault."""
+    """The command line. A RadnodeError becomes one clear message and exit code 1."""
     try:
         app()
     except RadnodeError as error:
-        _complain(error)
+        _complain(error, 1)
 
 
-def _complain(error: RadnodeError) -> NoReturn:
-    from radnode.run.supervisor import EXIT_CONFIG
-
+def _complain(error: RadnodeError, code: int) -> NoReturn:
     err.print("error:", style="bold red", end=" ")
     err.print(str(error), markup=False, highlight=False)
-    sys.exit(EXIT_CONFIG if isinstance(error, SettingsError) else 1)
+    sys.exit(code)
+
+
+def _serve(start: Callable[[], int]) -> NoReturn:
+    """Runs a long-lived part. Exit code 78 tells its supervisor that a person has to change something first."""
+    try:
+        code = start()
+    except (SettingsError, RoutingError, NewerLedgerError) as error:
+        _complain(error, EXIT_CONFIG)
+    sys.exit(code)
 
 
 def _settings() -> Settings:
@@ -74,7 +84,7 @@ def up(
     """The whole node: receivers, core, workers, and an embedded Valkey unless REDIS_URL is set. Ctrl-C ends it."""
     from radnode.run import up as run_up
 
-    raise typer.Exit(run_up.demo(_settings(), out) if demo else run_up.up(_settings()))
+    _serve(lambda: run_up.demo(_settings(), out) if demo else run_up.up(_settings()))
 
 
 @app.command(rich_help_panel=NODE)
@@ -82,7 +92,7 @@ def receive() -> None:
     """Only the receivers (for a cluster; needs REDIS_URL)."""
     from radnode.run import up as run_up
 
-    raise typer.Exit(run_up.receive(_part_settings()))
+    _serve(lambda: run_up.receive(_part_settings()))
 
 
 @app.command(rich_help_panel=NODE)
@@ -90,7 +100,7 @@ def core() -> None:
     """Only core: completes studies, makes jobs, serves /metrics (for a cluster; needs REDIS_URL). There is one core."""
     from radnode.run import up as run_up
 
-    raise typer.Exit(run_up.core(_part_settings()))
+    _serve(lambda: run_up.core(_part_settings()))
 
 
 @app.command(rich_help_panel=NODE)
@@ -100,7 +110,7 @@ def work(
     """Only a worker: runs apps and sends results (for a cluster; needs REDIS_URL). Start as many as you like."""
     from radnode.run import up as run_up
 
-    raise typer.Exit(run_up.work(_part_settings(), [each.strip() for each in queues.split(",") if each.strip()]))
+    _serve(lambda: run_up.work(_part_settings(), [each.strip() for each in queues.split(",") if each.strip()]))
 
 
 def _part_settings() -> Settings:
@@ -306,11 +316,19 @@ def run(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM files.", exists=True)],
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the app.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the results go.")] = Path("results"),
+    series: Annotated[str, typer.Option(help="Only this series: its description (*, ?), number or UID.")] = "",
+    level: Annotated[str, typer.Option(help="series or study; default: what the app takes.")] = "",
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=SERIES", help="At study level: a series by its name.")
+    ] = None,
 ) -> None:
     """Runs an app on a folder: no network, no Redis; the results are .dcm files, captures also .png."""
     from radnode.run import tools
 
-    raise typer.Exit(tools.run_app(_settings(), name, path, sets or [], output, out, err))
+    done = tools.run_app(
+        _settings(), name, path, sets or [], output, out, err, level=level, only=series, inputs=inputs or []
+    )
+    raise typer.Exit(done)
 
 
 @app.command(rich_help_panel=TOOLS)

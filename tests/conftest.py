@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from radnode.testing.sink import SinkPacs
+from tests.databases import database, ledger, postgres  # noqa: F401 - fixtures
 from tests.peers import Node, Orthanc
 
 

@@ -76,8 +76,8 @@ def push(node: Node, files: Iterable[Path], **options: Any) -> str:
 
 
 def study(node: Node, uid: str) -> dict[str, Any]:
-    """What the node knows of a study now."""
-    (found,) = look.studies(_settings(node), uid)
+    """What the node knows of a study now; what it has just acknowledged is in the ledger a moment later."""
+    (found,) = until(lambda: look.studies(_settings(node), uid), "the study is in the ledger")
     return found
 
 

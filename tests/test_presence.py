@@ -19,8 +19,10 @@ import subprocess, sys, time
 from pathlib import Path
 from radnode.state.presence import Presence
 presence = Presence(Path(sys.argv[1]), "worker-1")
-child = subprocess.Popen(["sleep", "60"], pass_fds=[presence.fd]) if sys.argv[2] == "with a child" else None
-print(child.pid if child else 0, flush=True)
+pid = 0
+if sys.argv[2] == "with a child":
+    pid = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, pass_fds=[presence.fd]).pid
+print(pid, flush=True)
 time.sleep(60)
 """
 

@@ -417,7 +417,8 @@ def test_identity_survives_whatever_the_sources_transfer_syntax(tmp_path: Path, 
     procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "24725-4", "LN", "CT Head"
     ds.OtherPatientIDsSequence, ds.ProcedureCodeSequence = [other], [procedure]
     ds.file_meta.TransferSyntaxUID = syntax
-    pydicom.dcmwrite(path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian)
+    implicit, big = syntax == ImplicitVRLittleEndian, syntax == ExplicitVRBigEndian
+    pydicom.dcmwrite(path, ds, implicit_vr=implicit, little_endian=not big)
     (series,) = read_series([path])
     for made in written(tmp_path / "out", every_kind(series), series):
         assert (check(made, path), dciodvfy(made)) == ([], [])

@@ -100,6 +100,10 @@ class LedgerError(RadnodeError):
     """The ledger cannot be opened, or has a schema this version does not know."""
 
 
+class NewerLedgerError(LedgerError):
+    """The ledger was made by a newer radnode: starting again cannot help."""
+
+
 class BrokerError(RadnodeError):
     """Redis/Valkey cannot be reached or started."""
 

@@ -143,5 +143,6 @@ def run(settings: Settings, stop: StopSignal, out: Console) -> int:
         routing.write_text(_ROUTING.format(port=sink.port), encoding="utf-8")
         node = Node(dataclasses.replace(settings, routing=routing, host="127.0.0.1"))
         demo = Demo(node.settings, sink, out)
+        out.print("starting a node and a sink PACS; this takes some seconds", style="dim")
         code = node.run(stop, lambda: demo.turn(node))
     return code or (0 if demo.ok else 1)

@@ -71,7 +71,7 @@ def run_local(
     app.load()
     if (level or _level(app_class)) == "study":
         return [_run(app, _assignment(app, "study", _named(found, inputs or {}), checked), out, progress)]
-    jobs = [_assignment(app, "series", {_name(each): each}, checked) for each in found]
+    jobs = [_assignment(app, "series", {name: series}, checked) for name, series in _by_name(found).items()]
     if len(jobs) == 1:
         return [_run(app, jobs[0], out, progress)]
     return [_run_or_tell(app, each, out / f"series-{number}", progress) for number, each in enumerate(jobs, 1)]
@@ -111,7 +111,7 @@ def _remove_previous(out: Path) -> None:
 
 
 def _assignment(app: App[Any], level: str, named: dict[str, Series], options: dict[str, Any]) -> Assignment:
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    created = datetime.now().astimezone().isoformat()
     inputs = [
         JobInput(
             name,
@@ -153,14 +153,25 @@ def _level(app_class: type[App[Any]]) -> str:
 
 
 def _named(found: list[Series], inputs: Mapping[str, str]) -> dict[str, Series]:
+    """The series of a study under the names the app knows them by. Raises NotFoundError."""
+    if len({each.StudyInstanceUID for each in found}) > 1:
+        raise NotFoundError("the files are of several studies", remedy="give one study at a time")
     if not inputs:
-        return {_name(each): each for each in found}
+        return _by_name(found)
     named = {}
     for name, pattern in inputs.items():
         fitting = _fitting(found, pattern)
         if len(fitting) > 1:
             raise NotFoundError(f"{len(fitting)} series fit input {name}={pattern!r}", remedy=_choices(fitting))
         named[name] = fitting[0]
+    return named
+
+
+def _by_name(found: list[Series]) -> dict[str, Series]:
+    named: dict[str, Series] = {}
+    for series in found:
+        name = _name(series)
+        named[name if name not in named else f"{name} ({len(named) + 1})"] = series
     return named
 
 

@@ -13,10 +13,10 @@ from functools import partial
 
 from radnode import metrics
 from radnode.domain.jobs import backoff
+from radnode.run import EXIT_CONFIG
 from radnode.run.lifeline import StopSignal, die_with_parent
 from radnode.telemetry import log
 
-EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: starting again cannot help, a person has to change something
 _STEADY = 30.0  # seconds after which a part counts as having started well
 _TERM_SECONDS = 40.0
 

@@ -20,12 +20,23 @@ PHANTOM_BLEED_ML = 30.0
 
 
 def run_app(
-    settings: Settings, name: str, path: Path, sets: Sequence[str], output: Path, out: Console, err: Console
+    settings: Settings,
+    name: str,
+    path: Path,
+    sets: Sequence[str],
+    output: Path,
+    out: Console,
+    err: Console,
+    *,
+    level: str = "",
+    only: str = "",
+    inputs: Sequence[str] = (),
 ) -> int:
     """`radnode run`: a progress line while it works, then what was written; returns the exit code."""
     app = app_finder.find(settings.apps).get(name)
     with err.status(f"{name}: reading {path}") as status:
-        runs = run_local(app, path, _options(sets), output, status.update)
+        named = _options(inputs, "--input")
+        runs = run_local(app, path, _options(sets), output, status.update, level=level, only=only, inputs=named)
     for each in runs:
         _tell(each, out, err)
     return 1 if any(each.error for each in runs) else 0
@@ -43,12 +54,12 @@ def _tell(ran: LocalRun, out: Console, err: Console) -> None:
             out.print(f"  {each}", markup=False, highlight=False)
 
 
-def _options(sets: Sequence[str]) -> dict[str, str]:
+def _options(sets: Sequence[str], flag: str = "--set") -> dict[str, str]:
     options = {}
     for each in sets:
         key, equals, value = each.partition("=")
         if not equals:
-            raise OptionsError(f"--set {each!r} has no value", remedy="write --set KEY=VALUE")
+            raise OptionsError(f"{flag} {each!r} has no value", remedy=f"write {flag} KEY=VALUE")
         options[key.strip()] = value
     return options
 

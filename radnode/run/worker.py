@@ -66,9 +66,11 @@ class Worker:
         self.log.info("working", queues=",".join(self.queues))
         stop.wait()
         self.stopping.set()
-        threading.Timer(_GRACE, self.aborting.set).start()
+        late = threading.Timer(_GRACE, self.aborting.set)
+        late.start()
         for each in embedded:
             each.stop(timeout=int(_GRACE * 2000))
+        late.cancel()
         self.runner.stop()
         self._give_back()
         self.presence.leave()

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.sql.schema import Table
 
-from radnode.domain.errors import LedgerError
+from radnode.domain.errors import LedgerError, NewerLedgerError
 from radnode.state import schema
 
 Unavailable = DBAPIError
@@ -220,7 +220,7 @@ def _refuse_newer(script: ScriptDirectory, found: str) -> None:
     try:
         script.get_revision(found)
     except CommandError:
-        raise LedgerError(
+        raise NewerLedgerError(
             f"the ledger has schema {found}, which a newer radnode made",
             remedy="run that version, or restore the backup it made beside the ledger",
         ) from None

@@ -102,7 +102,7 @@ class Barrier:
 
 
 def _create_locked(path: Path) -> int:
-    """Descriptor of the file at `path`, made where it is missing, and locked. Raises BlockingIOError where it is taken."""
+    """Descriptor of the file at `path`, made if missing, and locked. Raises BlockingIOError where it is taken."""
     for _ in range(_TRIES):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with suppress(BlockingIOError):
