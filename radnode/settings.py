@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 
 from radnode.domain.errors import SettingsError
 
@@ -32,7 +33,7 @@ class Settings:
         "RADNODE", "AE title, or several separated by commas: the called title is a condition."
     )
     host: str = _setting("0.0.0.0", "Address the DICOM port listens on.")  # noqa: S104 - the DICOM port is the one public door
-    port: int = _setting("11112", "DICOM port.")
+    port: int = _setting("11112", "DICOM port; 0 turns it off, where there is one for TLS.")
     tz: str = _setting("", "Time zone (`Europe/Berlin`) of `run_between` and of times in results; empty: the system's.")
     routing: Path = _setting("routing.yaml", "The routing file.")
     apps: Path = _setting("apps", "Folder whose folders and modules are apps.")
@@ -45,6 +46,17 @@ class Settings:
     )
     max_pdu: int = _setting("1048576", "Largest PDU the receiver offers to take, in bytes.")
     max_associations: int = _setting("128", "Associations open at once, over all receivers.")
+    max_associations_per_peer: int = _setting("0", "Of these from one address; 0: no limit of its own.")
+    request_timeout: int = _setting(
+        "10", "Seconds until an association request, or a TLS handshake, is complete."
+    )
+    idle_timeout: int = _setting("60", "Seconds without a byte from a sender after which its association is ended.")
+    tls_port: int = _setting("0", "DICOM port for TLS, commonly 2762; 0 turns it off.")
+    tls_cert: str = _setting("", "PEM file: the node's certificate, and those between it and its authority.")
+    tls_key: str = _setting("", "PEM file: the private key of that certificate, without passphrase.")
+    tls_ca: str = _setting("", "PEM file: authorities of the senders' certificates; set: a sender needs a certificate.")
+    tls_min: str = _setting("1.2", "Oldest TLS version that is taken, `1.2` or `1.3`.")
+    tls_match_aet: bool = _setting("false", "Whether a sender's certificate has to name its AE title.")
     log_level: str = _setting("info", "`debug`, `info`, `warning` or `error`; patient data appears at `debug` only.")
     log_format: str = _setting("auto", "`human`, `json`, or `auto`: human in a terminal, JSON otherwise.")
     redis_url: str = _setting("", "Redis or Valkey; empty: an embedded one.", secret=True)
@@ -107,10 +119,16 @@ def _read_dotenv(path: Path) -> dict[str, tuple[str, str]]:
         raise SettingsError(f"{path} cannot be read: {error}", remedy="make it a readable UTF-8 text file") from None
     for each in bindings:
         if each.error:
-            text = each.original.string.strip()
-            raise SettingsError(f"{path}:{each.original.line}: not understood: {text!r}", remedy="write NAME=value")
-    lines = {each.key: each.original.line for each in bindings}
+            name = re.split(r"[\s=]", each.original.string.strip(), maxsplit=1)[0]  # the rest may be a secret
+            raise SettingsError(f"{path}:{_line(each)}: not understood: {name!r} …", remedy="write NAME=value")
+    lines = {each.key: _line(each) for each in bindings}
     return {key: (value, f"{path}:{lines[key]}") for key, value in dotenv_values(path).items() if value is not None}
+
+
+def _line(binding: Binding) -> int:
+    """Where it stands: the parser counts the empty lines before it as part of it."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _refuse_unknown(given: Mapping[str, tuple[str, str]], known: Mapping[str, str]) -> None:
@@ -149,10 +167,17 @@ def _titles(text: str) -> tuple[str, ...]:
     return titles
 
 
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "Path": lambda text: Path(text).absolute(),
     "str": str,
     "int": int,
+    "bool": _truth,
     "tuple[str, ...]": _titles,
 }
 
@@ -162,10 +187,10 @@ def _checked(settings: Settings) -> Settings:
         remedy = Settings.__dataclass_fields__[name].metadata["doc"]
         raise SettingsError(f"{variable(name)}={getattr(settings, name)!r}: {fault}", remedy=remedy)
 
-    for name in ("port", "http_port"):
+    for name in ("port", "http_port", "tls_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             refuse(name, "no port number")
-    for name in ("receivers", "workers", "max_associations"):
+    for name in ("receivers", "workers", "max_associations", "request_timeout", "idle_timeout"):
         if getattr(settings, name) < 1:
             refuse(name, "must be at least 1")
     if not 4096 <= settings.max_pdu <= 16 * 1024 * 1024:
@@ -174,9 +199,15 @@ def _checked(settings: Settings) -> Settings:
         ("durability", ("fsync", "flush")),
         ("log_format", ("auto", "human", "json")),
         ("log_level", ("debug", "info", "warning", "error")),
+        ("tls_min", ("1.2", "1.3")),
     ):
         if getattr(settings, name) not in allowed:
             refuse(name, f"must be one of {', '.join(allowed)}")
+    if settings.max_associations_per_peer < 0:
+        refuse("max_associations_per_peer", "must be at least 0")
+    for name, needed in (("tls_port", "tls_cert"), ("tls_port", "tls_key"), ("tls_match_aet", "tls_ca")):
+        if getattr(settings, name) and not getattr(settings, needed):
+            refuse(name, f"needs {variable(needed)}")
     try:
         _ = settings.zone
     except (ZoneInfoNotFoundError, ValueError):

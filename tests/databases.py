@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +24,9 @@ from radnode.state.arrivals import Arrival
 from radnode.state.jobs import NewJob, ResultRow
 from radnode.state.ledger import Ledger
 from tests.peers import free_port, tool, until
+
+PROCESSES = multiprocessing.get_context("forkserver")  # a fork of pytest itself would share its connections
+PROCESSES.set_forkserver_preload(["tests.databases"])
 
 _numbers = count(1)
 
@@ -93,7 +97,7 @@ class Postgres:
         self._log.close()
 
     def remove(self) -> None:
-        self.stop()
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder)
 
     def url(self, name: str) -> str:

@@ -10,16 +10,28 @@ from __future__ import annotations
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from radnode.dicom import negotiation, services
+from radnode.dicom.commitment import MAX_REQUEST, Reference, Report, read_request
 from radnode.dicom.headers import FileMeta, Head, examine
-from radnode.dicom.negotiation import INVALID_PARAMETER, UNEXPECTED_PDU, Context, MalformedError, Policy, Rejection
+from radnode.dicom.negotiation import (
+    EXPLICIT_LE,
+    INVALID_PARAMETER,
+    UNEXPECTED_PDU,
+    Context,
+    MalformedError,
+    Policy,
+    Rejection,
+)
 from radnode.dicom.services import Command, Outcome
-from radnode.dicom.wire import AbortedError, LostError, ReleasedError, Wire
+from radnode.dicom.wire import AbortedError, LostError, ReleasedError, Wire, wire_of
 from radnode.domain.errors import NotDicomError
+
+_PAUSE = 1.0
+"""Seconds without a word from the peer after which a report may go out on its association."""
 
 
 @dataclass(slots=True)
@@ -73,12 +85,18 @@ class Node(Protocol):
         """Why instances cannot be taken for the moment; empty where they can."""
     def stored(self, association: Association, instance: Stored) -> None: ...
     def refused(self, association: Association, outcome: Outcome) -> None: ...
+    def commit(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
+        """Records what Storage Commitment is asked for; success once it is durable."""
+    def report(self, association: Association) -> Report | None:
+        """A report for this association's peer that is ready to be sent."""
+    def reported(self, association: Association, report: Report) -> None:
+        """The peer has taken it."""
 
 
 def serve(sock: socket.socket, address: str, policy: Policy, node: Node) -> None:
     """Runs one connection to its end and closes it. Raises nothing a peer could cause."""
     with sock:
-        wire = Wire(sock, policy.max_pdu, policy.idle_timeout)
+        wire = wire_of(sock, policy.max_pdu, policy.idle_timeout)
         try:
             association, contexts, reply_pdu = _negotiate(wire, address, policy, node)
         except MalformedError as fault:
@@ -92,7 +110,7 @@ def serve(sock: socket.socket, address: str, policy: Policy, node: Node) -> None
         how = "aborted"
         farewell = negotiation.abort(0)
         try:
-            _Session(wire, association, contexts, reply_pdu, node).run()
+            _Session(wire, association, contexts, reply_pdu, node, policy.idle_timeout).run()
         except ReleasedError:
             how, farewell = "released", negotiation.RELEASE_RP
         except AbortedError:
@@ -115,13 +133,14 @@ def _negotiate(wire: Wire, address: str, policy: Policy, node: Node) -> tuple[As
     """Accepts the association, or raises why not. Returns it, its contexts, and the longest PDU the peer takes."""
     request = negotiation.decode(wire.request(policy.request_timeout))
     association = Association(request.calling, request.called, address, request.user_identity)
+    accepted, refused = negotiation.choose(request, commits=policy.commits)
+    answer = negotiation.accept(request, accepted, refused, policy.max_pdu)
     rejection = negotiation.judge(request, policy, address) or node.enter(association)
     if rejection:
         node.rejected(request.calling, address, rejection)
         raise _RejectedError(rejection)
-    accepted, refused = negotiation.choose(request)
     try:
-        wire.send(negotiation.accept(request, accepted, refused, policy.max_pdu))
+        wire.send(answer)
     except LostError:
         node.leave(association, "lost")
         raise
@@ -132,18 +151,32 @@ class _Session:
     """The data phase of an association: requests one after the other, each answered before the next is read."""
 
     def __init__(
-        self, wire: Wire, association: Association, contexts: dict[int, Context], reply_pdu: int, node: Node
+        self,
+        wire: Wire,
+        association: Association,
+        contexts: dict[int, Context],
+        reply_pdu: int,
+        node: Node,
+        idle_timeout: float,
     ) -> None:
         self._wire, self._association, self._contexts, self._node = wire, association, contexts, node
-        self._reply_pdu = reply_pdu
+        self._reply_pdu, self._idle_timeout = reply_pdu, idle_timeout
         self._metas: dict[int, FileMeta] = {}
+        self._promises: list[int] = []  # the presentation context of each commitment not yet reported here
+        self._report: Report | None = None  # on its way to the peer, not yet answered
+        self._messages = 0
 
     def run(self) -> None:
         """Ends only by an exception: ReleasedError, AbortedError, LostError or MalformedError."""
         while True:
+            if self._promises and not self._report:
+                self._report_in_a_pause()
             command, context = self._command()
             if command.field == services.C_CANCEL_RQ:
                 continue  # nothing here lasts long enough to be cancelled, and a cancel has no response
+            if command.field == services.N_EVENT_REPORT_RSP:
+                self._take_answer(command, context)
+                continue
             outcome = self._answer(command, context)
             if outcome.status != services.SUCCESS:
                 self._node.refused(self._association, outcome)
@@ -155,6 +188,8 @@ class _Session:
                 return self._store(command, context)
             case services.C_ECHO_RQ:
                 outcome = Outcome(services.SUCCESS)
+            case services.N_ACTION_RQ:
+                return self._commit(command, context)
             case _:
                 outcome = Outcome(services.UNRECOGNIZED_OPERATION)
         if command.has_data_set:
@@ -197,6 +232,48 @@ class _Session:
     def _skip(data: Iterator[memoryview]) -> None:
         for _ in data:
             pass
+
+    def _commit(self, command: Command, context: Context) -> Outcome:
+        """Storage Commitment is asked for (PS3.4 J.3.2)."""
+        outcome = services.check_action(command, context)
+        body = bytearray()
+        for piece in self._data_set(context) if command.has_data_set else ():
+            if len(body) + len(piece) > MAX_REQUEST:
+                outcome = outcome or Outcome(services.RESOURCE_LIMITATION, "too many instances in one transaction")
+            if not outcome:
+                body += piece
+        if outcome:
+            return outcome
+        try:
+            request = read_request(bytes(body), explicit=context.transfer_syntax == EXPLICIT_LE)
+        except NotDicomError as fault:
+            return Outcome(services.INVALID_ARGUMENT, fault.message)
+        outcome = self._node.commit(self._association, *request)
+        if outcome.status == services.SUCCESS:
+            self._promises.append(context.id)
+        return outcome
+
+    def _report_in_a_pause(self) -> None:
+        """Sends a report that is ready, but only to a peer that waits: others hear of it when they have gone."""
+        patience = time.monotonic() + self._idle_timeout
+        while not self._wire.readable(_PAUSE) and time.monotonic() < patience:
+            self._report = self._node.report(self._association)
+            if self._report:
+                context = self._contexts[self._promises.pop()]
+                data = self._report.encode(explicit=context.transfer_syntax == EXPLICIT_LE)
+                self._messages = self._messages % 0xFFFF + 1
+                kind = self._report.event_type
+                self._wire.send(services.event_report(self._messages, kind, data, context.id, self._reply_pdu))
+                return
+
+    def _take_answer(self, command: Command, context: Context) -> None:
+        if command.has_data_set:
+            self._skip(self._data_set(context))
+        if not self._report or command.message_id != self._messages:
+            raise MalformedError(UNEXPECTED_PDU, "a response nobody waits for")
+        if command.status == services.SUCCESS:
+            self._node.reported(self._association, self._report)
+        self._report = None
 
     def _store(self, command: Command, context: Context) -> Outcome:
         started = time.perf_counter()

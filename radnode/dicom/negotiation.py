@@ -17,12 +17,15 @@ from pydicom.uid import UID_dictionary
 from radnode.dicom.headers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model."""
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 _LOSSY = frozenset(f"1.2.840.10008.1.2.4.{each}" for each in ("50", "51", "81", "91", "93", "112", "203"))
 _IMPLICIT_LE, _EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 _NO_STORAGE = frozenset({"1.2.840.10008.1.3.10", "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"})
 """Media Storage Directory and Storage Commitment: "storage" by name only."""
+_PLAIN = (EXPLICIT_LE, _IMPLICIT_LE)
 
 _PDU = Struct(">BxL")
 _ITEM = Struct(">BxH")
@@ -53,6 +56,7 @@ class Policy:
         request_timeout: seconds until A-ASSOCIATE-RQ has to be complete (ARTIM).
         idle_timeout: seconds without a byte from the peer, or in which it takes none.
         free_space_ok: False while the disk is too full to take more.
+        commits: whether Storage Commitment is served.
     """
 
     aets: tuple[str, ...]
@@ -62,6 +66,7 @@ class Policy:
     request_timeout: float = 10.0
     idle_timeout: float = 60.0
     free_space_ok: Callable[[], bool] = lambda: True
+    commits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ NOTHING_TO_DO = Rejection(1, 1, 1, "nothing proposed that could be answered")
 CONGESTION = Rejection(2, 3, 1, "arrivals cannot be recorded for the moment")
 TOO_MANY = Rejection(2, 3, 2, "too many associations")
 DISK_FULL = Rejection(2, 3, 2, "disk nearly full")
+SHUTTING_DOWN = Rejection(2, 3, 1, "shutting down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class Request:
     application_context: str = ""
     contexts: dict[int, tuple[bytes, list[bytes]]] = field(default_factory=dict)
     max_pdu: int = 0
-    roles: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    roles: dict[str, tuple[int, int]] = field(default_factory=dict)
     asynchronous: bool = False
     user_identity: str = ""
     identity_response: bool = False
@@ -157,7 +163,7 @@ def _add_user_information(request: Request, kind: int, item: bytes) -> None:
             request.asynchronous = True
         case 0x54:
             length = _U16.unpack_from(item)[0]
-            request.roles[item[2 : 2 + length]] = item[2 + length], item[3 + length]
+            request.roles[_text(item[2 : 2 + length])] = item[2 + length], item[3 + length]
         case 0x58:
             length = _U16.unpack_from(item, 2)[0]
             if 4 + length > len(item):
@@ -193,13 +199,16 @@ def judge(request: Request, policy: Policy, address: str) -> Rejection | None:
     return None if policy.free_space_ok() else DISK_FULL
 
 
-def choose(request: Request) -> tuple[dict[int, Context], dict[int, int]]:
+def choose(request: Request, *, commits: bool = False) -> tuple[dict[int, Context], dict[int, int]]:
     """The accepted contexts, and the result (3 or 4, PS3.8 table 9-18) of each one refused, by ID."""
     accepted: dict[int, Context] = {}
     refused: dict[int, int] = {}
     for number, (abstract, transfers) in request.contexts.items():
         candidates = [_text(each) for each in transfers if is_uid(each.rstrip(b" \0"))]
-        if not serves(abstract.rstrip(b" \0")):
+        commitment = commits and _text(abstract) == STORAGE_COMMITMENT
+        if commitment:
+            candidates = [each for each in candidates if each in _PLAIN]
+        if not commitment and not serves(abstract.rstrip(b" \0")):
             refused[number] = 3
         elif not candidates:
             refused[number] = 4
@@ -239,8 +248,8 @@ def accept(request: Request, accepted: dict[int, Context], refused: dict[int, in
         user.append(_item(0x53, _U16.pack(1) * 2))
     classes = {context.abstract_syntax for context in accepted.values()}
     for uid, (scu, _) in request.roles.items():
-        if _text(uid) in classes:  # the peer may send; that it receives as well is not for this port
-            user.append(_item(0x54, _U16.pack(len(uid)) + uid + bytes((scu and 1, 0))))
+        if uid in classes:  # the peer may send; that it receives as well is not for this port
+            user.append(_item(0x54, _U16.pack(len(uid)) + uid.encode() + bytes((scu and 1, 0))))
     user.append(_item(0x55, IMPLEMENTATION_VERSION_NAME.encode()))
     if request.identity_response:
         user.append(_item(0x59, _U16.pack(0)))

@@ -49,12 +49,18 @@ PATIENT = Timeouts()
 
 
 def associate(
-    peer: Peer, contexts: Sequence[tuple[str, str]], *, calling_aet: str = "RADNODE", timeouts: Timeouts = PATIENT
+    peer: Peer,
+    contexts: Sequence[tuple[str, str]],
+    *,
+    calling_aet: str = "RADNODE",
+    timeouts: Timeouts = PATIENT,
+    ext_neg: Sequence[Any] = (),
 ) -> Association:
     """An association the peer accepted, if with none of the contexts: then it is ended already.
 
     Args:
         contexts: (abstract syntax, transfer syntax), at most MAX_CONTEXTS; one presentation context for each.
+        ext_neg: items of extended negotiation, role selection among them, as pynetdicom makes them.
 
     Raises PeerError.
     """
@@ -71,6 +77,7 @@ def associate(
             contexts=[build_context(*each) for each in contexts],
             ae_title=peer.aet,
             max_pdu=_MAX_PDU,
+            ext_neg=list(ext_neg),
             evt_handlers=[(evt.EVT_CONN_OPEN, _tune, [timeouts.response, connected])],
         )
     except OSError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from struct import Struct
@@ -91,6 +93,14 @@ class Wire:
             length -= len(piece)
             yield piece
 
+    def readable(self, seconds: float) -> bool:
+        """Whether something to read is there, or comes within so many seconds."""
+        if self._end > self._at:
+            return True
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def send(self, data: bytes) -> None:
         try:
             self._sock.sendall(data)
@@ -103,11 +113,14 @@ class Wire:
         with contextlib.suppress(OSError):
             self._timeout(socket.SO_SNDTIMEO, _FAREWELL)
             self._sock.sendall(last)
-            self._sock.shutdown(socket.SHUT_WR)
+            self._half_close()
             while (left := deadline - time.monotonic()) > 0:
                 self._timeout(socket.SO_RCVTIMEO, left)
                 if not self._sock.recv_into(self._view):
                     break
+
+    def _half_close(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
 
     def _data_pdu(self) -> int:
         kind, length = self._header()
@@ -163,3 +176,24 @@ class Wire:
         whole = int(seconds)
         micro = max(int((seconds - whole) * 1e6), 0 if whole else 1)  # zero would mean: wait for ever
         self._sock.setsockopt(socket.SOL_SOCKET, which, _TIMEVAL.pack(whole, micro))
+
+
+class TlsWire(Wire):
+    """The same over TLS: its time-outs are Python's own, since OpenSSL goes on reading after the system's."""
+
+    _sock: ssl.SSLSocket
+
+    def readable(self, seconds: float) -> bool:
+        return self._sock.pending() > 0 or super().readable(seconds)
+
+    def _half_close(self) -> None:
+        with contextlib.suppress(OSError):  # the peer may still be sending
+            self._sock.unwrap()
+
+    def _timeout(self, which: int, seconds: float) -> None:
+        self._sock.settimeout(seconds)
+
+
+def wire_of(sock: socket.socket, max_pdu: int, idle: float) -> Wire:
+    """The wire of a connection; over TLS its handshake has to be done."""
+    return (TlsWire if isinstance(sock, ssl.SSLSocket) else Wire)(sock, max_pdu, idle)

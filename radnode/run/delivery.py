@@ -12,6 +12,7 @@ from radnode import metrics
 from radnode.dicom.scu import OutgoingFile, Peer, Sender
 from radnode.domain.errors import PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
+from radnode.run.hands import Hands
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
 from radnode.state.ledger import Ledger, Record
@@ -45,10 +46,11 @@ class _Attempt:
 class Deliverer:
     """What a `deliver` ticket starts. One destination is served by one thread at a time, over one association."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, owner: str, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, owner: str, hands: Hands, stopping: threading.Event) -> None:
         self.settings = settings
         self.ledger = ledger
         self.owner = owner
+        self.hands = hands
         self.stopping = stopping
         self.log = log()
 
@@ -59,7 +61,8 @@ class Deliverer:
                 delivery = deliveries.claim(tx, self.owner, self.ledger.now())
             if delivery is None:
                 return
-            self._deliver(delivery)
+            with self.hands.on(delivery):
+                self._deliver(delivery)
 
     def _deliver(self, delivery: Record) -> None:
         with self.ledger.read() as tx:

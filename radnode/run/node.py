@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings, environment, inherited
 from radnode.state.presence import Presence, present
 from radnode.telemetry import forget_metrics, log
+
+_OLD_PARTS_SECONDS = 60.0
 
 
 class Node:
@@ -37,7 +40,8 @@ class Node:
 
     def _start(self) -> None:
         if self.embedded:
-            self.supervisor.add(Part("valkey", broker.embedded_command(self.settings)))
+            presence = Presence(self.settings.run, "valkey")  # held by the server too: it outlives a killed supervisor
+            self.supervisor.add(Part("valkey", broker.embedded_command(self.settings), pass_fds=(presence.fd,)))
             broker.wait_until_up(self.settings.redis_url)
         for name, arguments in (
             ("core", ["core"]),
@@ -74,7 +78,23 @@ class _alone:  # noqa: N801 - reads as a phrase in a `with`
                 f"a node runs already on RADNODE_HOME={self._settings.home}",
                 remedy="stop it, or set another RADNODE_HOME",
             ) from None
+        self._wait_for_the_old()
         forget_metrics(self._settings)
+
+    def _wait_for_the_old(self) -> None:
+        """The parts of a node whose supervisor was killed end too, but not at once."""
+        deadline = time.monotonic() + _OLD_PARTS_SECONDS
+        while left := self._left():
+            if time.monotonic() > deadline:
+                raise SettingsError(
+                    f"parts of another node still run on RADNODE_HOME={self._settings.home}: {', '.join(left)}",
+                    remedy="end them, or set another RADNODE_HOME",
+                )
+            time.sleep(0.1)
+
+    def _left(self) -> list[str]:
+        kinds = ("core", "receiver-", "valkey")
+        return [each.name for kind in kinds for each in present(self._settings.run, kind) if each.alive]
 
     def __exit__(self, *_: object) -> None:
         self._presence.leave()

@@ -50,7 +50,8 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
         results = clock.each("app", _run(app, assignment, source))
         objects = encode(_without_files(results, out_dir, manifest["files"]), source, assignment, app.description)
         for encoded in clock.each("encode", objects, less="app"):
-            manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
+            with clock.measure("write"):
+                manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
             progress(f"{manifest['objects'][-1]['file']} written")
         with clock.measure("check"):
             _check(manifest["objects"], out_dir, source)

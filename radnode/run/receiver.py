@@ -32,10 +32,14 @@ from radnode.state.spool import Incoming, Spool, Watermark
 
 _log = structlog.get_logger("radnode.receiver")
 
-FLUSH_EVERY = 0.02
+FLUSH_EVERY = 0.1
+"""Seconds between batches while no barrier is raised: recorded a few at a time, instances cost more than to receive."""
+_BARRIER_EVERY = 0.02
 PENDING_MOST = 100_000
 DRAIN = 30.0
 _LOOK_EVERY = 0.25
+_COURTESY = 0.001
+"""Seconds per open connection that a receiver lets others be faster: associations spread evenly, each on its core."""
 _STRANGERS = 64
 
 Record = Callable[[list[Arrival], list[AssociationEnd]], None]
@@ -219,15 +223,19 @@ class Flusher(threading.Thread):
         super().__init__(name="flusher", daemon=True)
         self._receiver, self._record, self._presence, self._barrier = receiver, record, presence, barrier
         self._ended = threading.Event()
+        self._marked = -1
         self._failures = 0
         self._looked = 0.0
 
     def run(self) -> None:
-        wait = FLUSH_EVERY
-        while not self._ended.wait(wait):
-            wait = FLUSH_EVERY if self.flush() else backoff(self._failures, first=0.1, cap=5.0)
-            if time.monotonic() - self._looked > _LOOK_EVERY:
-                self._looked = time.monotonic()
+        due = 0.0
+        while not self._ended.wait(_BARRIER_EVERY):
+            now = time.monotonic()
+            if now < due and (self._failures or self._barrier.read() == self._marked):
+                continue
+            due = now + (FLUSH_EVERY if self.flush() else backoff(self._failures, first=0.1, cap=5.0))
+            if now - self._looked > _LOOK_EVERY:
+                self._looked = now
                 self._receiver.watermark.look()
 
     def flush(self) -> bool:
@@ -235,13 +243,14 @@ class Flusher(threading.Thread):
         number = self._barrier.read()
         try:
             self._receiver.pending.flush(self._record)
+            self._presence.mark(number)  # its first one needs a block of the disk
+            self._marked = number
         except Exception as fault:  # noqa: BLE001 - whatever it is: nothing is lost by trying again
             self._failures += 1
             if self._failures in (1, 10) or self._failures % 100 == 0:
                 _log.error("arrivals cannot be recorded", fault=str(fault), failures=self._failures)
             return False
         self._failures = 0
-        self._presence.mark(number)
         return True
 
     def finish(self) -> bool:
@@ -264,7 +273,8 @@ def serve(
     """Runs receiver `number` of `settings.receivers` until SIGTERM, SIGINT or `stop`, then drains it.
 
     Args:
-        listener: bound and listening, shared with the other receivers; it is made non-blocking and left open.
+        listener: bound and listening, shared with the other receivers; it is made non-blocking, and closed before the
+            drain, so that the next receivers can have the port while associations of these end.
         record: hands a batch to the ledger; called by one thread.
         allowed: `(calling AE title, peer's address)` -> may it push.
     """
@@ -280,6 +290,7 @@ def serve(
     gc.freeze()
     _log.info("receiver ready", number=number, incarnation=spool.incarnation)
     accept(listener, receiver, stop)
+    listener.close()
     drain(receiver)
     if flusher.finish():
         presence.leave()
@@ -305,6 +316,7 @@ def accept(listener: socket.socket, receiver: Receiver, stop: threading.Event) -
     while not stop.is_set():
         if not poll.poll(200):
             continue
+        time.sleep(_COURTESY * min(len(receiver.sockets), 10))
         try:
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):

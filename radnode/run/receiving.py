@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -19,9 +20,11 @@ from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Unavailable, boot_time
+from radnode.state.presence import present
 from radnode.telemetry import set_up
 
 _BACKLOG = 256
+_LETTING_GO = 15.0
 _SENDERS_EVERY = 1.0
 _MOST_CALLERS = 100  # AE titles that get a label of their own; hostile ones cannot make metrics grow
 
@@ -42,13 +45,24 @@ def run(node: Settings, stop: StopSignal) -> int:
 
 def _listen(node: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in node.host else socket.AF_INET
-    try:
-        return socket.create_server((node.host, node.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise SettingsError(
-            f"the DICOM port {node.host}:{node.port} cannot be opened: {os.strerror(error.errno or 0)}",
-            remedy="stop what listens there, or set RADNODE_PORT (and RADNODE_HOST); ports below 1024 need privileges",
-        ) from None
+    deadline = time.monotonic() + _LETTING_GO
+    while True:
+        try:
+            return socket.create_server((node.host, node.port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and _receivers_left(node) and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            raise SettingsError(
+                f"the DICOM port {node.host}:{node.port} cannot be opened: {os.strerror(error.errno or 0)}",
+                remedy="stop what listens there, or set RADNODE_PORT (and RADNODE_HOST); "
+                "ports below 1024 need privileges",
+            ) from None
+
+
+def _receivers_left(node: Settings) -> bool:
+    """Receivers whose parent was killed: they are about to let go of the port."""
+    return any(each.alive for each in present(node.run, "receiver-"))
 
 
 class AllowedSenders:

@@ -35,6 +35,7 @@ from radnode.run.lifeline import die_with_parent
 from radnode.settings import Settings, environment, inherited, secret_variables
 
 _POLL = 0.5  # seconds between two looks at whether the job is still ours
+_NURSERY_SECONDS = 5.0
 _APP_ERROR = 1
 LOG, JOB, OUT, ERROR = "job.log", "job.json", "out", "error.txt"
 
@@ -83,7 +84,11 @@ class Runner:
         with self._lock:
             if self._control is not None:
                 self._control.close()
-            if self._process is not None:
+            if self._process is None:
+                return
+            try:
+                self._process.wait(_NURSERY_SECONDS)
+            except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
 
@@ -151,7 +156,8 @@ def _ending(message: str, folder: Path) -> Ending:
 
 
 def nursery(control: socket.socket, catalog: app_finder.Catalog) -> None:
-    """Forks a child per request until the worker closes its end."""
+    """Forks a child per request until the worker closes its end, or dies: then kills all that the children started."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     children: dict[int, socket.socket] = {}
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -237,7 +243,8 @@ def _instance(catalog: app_finder.Catalog, name: str) -> App[Any]:
 def _confine(folder: Path, memory: int) -> None:
     os.setsid()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for each in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -277,7 +284,7 @@ def read_assignment(folder: Path) -> Assignment:
 
 
 def main(fd: int, parent: int, apps: Path) -> None:
-    die_with_parent(parent, signal.SIGKILL)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from radnode.run import process  # noqa: PLC0415 - warms up: pydicom, highdicom, SimpleITK
 

@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from radnode import metrics
-from radnode.domain.errors import ResultError
+from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
 from radnode.run.delivery import Deliverer
+from radnode.run.hands import Hands
 from radnode.run.lifeline import StopSignal
 from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
 from radnode.settings import Settings
 from radnode.state import jobs
-from radnode.state.ledger import Ledger, Record, value
+from radnode.state.ledger import Ledger, Record, Unavailable, value
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
 from radnode.telemetry import log
 
 DELIVERY_THREADS = 4
+_HANDS_EVERY = 3.0
 _GRACE = 5.0  # seconds that running jobs have to end by themselves when the worker is told to stop
 
 
@@ -52,7 +54,8 @@ class Worker:
         self.log = log().bind(worker=self.name)
         self.catalog: Catalog = Catalog()
         self.runner = Runner(settings, self.presence.fd)
-        self.deliverer = Deliverer(settings, self.ledger, self.name, self.stopping)
+        self.hands = Hands(self.ledger, self.name)
+        self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
 
     def run(self, stop: StopSignal) -> None:
         """Works until `stop`; then lets what runs end within a few seconds, and gives the rest back."""
@@ -64,7 +67,8 @@ class Worker:
         for each in embedded:
             each.start()
         self.log.info("working", queues=",".join(self.queues))
-        stop.wait()
+        while not stop.wait(_HANDS_EVERY):
+            self._look_at_hands()
         self.stopping.set()
         late = threading.Timer(_GRACE, self.aborting.set)
         late.start()
@@ -74,6 +78,12 @@ class Worker:
         self.runner.stop()
         self._give_back()
         self.presence.leave()
+
+    def _look_at_hands(self) -> None:
+        try:
+            self.hands.give_back_forgotten()
+        except Unavailable as error:
+            self.log.error("ledger unavailable", error=str(error.orig), remedy="the worker goes on when it answers")
 
     def _action(self, queue: str) -> Any:
         if queue == "deliver":
@@ -95,7 +105,18 @@ class Worker:
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
                 return
+            with self.hands.on(job):
+                self._guarded(job, inputs)
+
+    def _guarded(self, job: Record, inputs: dict[str, list[str]]) -> None:
+        """A fault of the disk or the ledger interrupts a job, which is given back; any other of ours fails it."""
+        try:
             self._run(job, inputs)
+        except (OSError, SpoolError, Unavailable) as error:
+            self.log.error("job interrupted", job=job.id[:12], error=str(error), remedy="it is run again by itself")
+        except Exception as error:  # whatever it is: no job stays `running` with nobody at it
+            self.log.exception("job broke the worker", job=job.id[:12])
+            self._fail(job, f"{type(error).__name__}: {error}", self.log.bind(job=job.id[:12]))
 
     def _run(self, job: Record, inputs: dict[str, list[str]]) -> None:
         logger = self.log.bind(study=job.study_id, job=job.id[:12], app=job.app)

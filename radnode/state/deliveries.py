@@ -98,6 +98,16 @@ def release_lost(tx: Connection, owner: str) -> None:
     tx.execute(update(schema.delivery).where(_delivery.state == SENDING, _delivery.owner == owner).values(values))
 
 
+def claimed_by(tx: Connection, owner: str) -> Sequence[Row[Any]]:
+    return tx.execute(select(schema.delivery).where(_delivery.state == SENDING, _delivery.owner == owner)).all()
+
+
+def give_back(tx: Connection, delivery: Row[Any]) -> bool:
+    """A fault of the node came between: the delivery waits again."""
+    values = {"state": WAITING, "owner": ""}
+    return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
+
+
 def retry(tx: Connection, delivery_id: int, who: str) -> bool:
     """A person sets a parked, expired or waiting delivery on its way at once."""
     again = and_(_delivery.id == delivery_id, _delivery.state.in_((PARKED, EXPIRED, WAITING)))

@@ -229,7 +229,7 @@ def crashed(tx: Connection, job: Row[Any], how: str) -> bool:
 
 def release_lost(tx: Connection, owner: str) -> int:
     """Gives back what a dead worker had in hand; returns how many jobs."""
-    lost = tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all()
+    lost = claimed_by(tx, owner)
     for job in lost:
         if job.losses + 1 >= MAX_WORKERS_LOST:
             fail(tx, job, f"its worker was lost {job.losses + 1} times")
@@ -241,10 +241,20 @@ def release_lost(tx: Connection, owner: str) -> int:
 
 
 def interrupt(tx: Connection, owner: str) -> None:
-    """Gives back what a worker had in hand when it was told to stop: nobody's fault, so nothing is counted."""
-    for job in tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all():
-        if tx.execute(update(schema.job).where(_ours(job)).values(state=WAITING, owner="")).rowcount:
-            _noted(tx, job, "interrupted", worker=owner)
+    """Gives back what a worker had in hand when it was told to stop."""
+    for job in claimed_by(tx, owner):
+        give_back(tx, job)
+
+
+def claimed_by(tx: Connection, owner: str) -> Sequence[Row[Any]]:
+    return tx.execute(select(schema.job).where(_job.state == RUNNING, _job.owner == owner)).all()
+
+
+def give_back(tx: Connection, job: Row[Any]) -> bool:
+    """A fault of the node came between: the job waits again, and nothing is counted against it."""
+    if tx.execute(update(schema.job).where(_ours(job)).values(state=WAITING, owner="")).rowcount != 1:
+        return False
+    return _noted(tx, job, "interrupted", worker=job.owner)
 
 
 def owners(tx: Connection) -> set[str]:
@@ -292,14 +302,14 @@ def cancel(tx: Connection, job_id: str, who: str) -> bool:
 def runnable(tx: Connection, now: float) -> dict[str, int]:
     """Queue -> waiting jobs that may start now: what the reconciler tops tickets up to."""
     query = select(_job.queue, func.count()).where(_able(now)).group_by(_job.queue)
-    return dict(tx.execute(query).tuples().all())
+    return dict(tx.execute(query).all())
 
 
 def states(tx: Connection) -> dict[str, int]:
     """State -> jobs, of the states that are not final."""
     live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == "held")
     query = select(_job.state, func.count()).where(live).group_by(_job.state)
-    return dict(tx.execute(query).tuples().all())
+    return dict(tx.execute(query).all())
 
 
 def oldest_waiting(tx: Connection, now: float) -> float | None:

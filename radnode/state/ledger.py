@@ -143,9 +143,9 @@ def take_turns(tx: Connection, what: str) -> None:
 
 
 def insert_new(tx: Connection, table: Table) -> Any:
-    """An INSERT that leaves rows alone which are there already."""
+    """An INSERT that leaves rows alone which are there already; `rowcount` tells of one row whether it is new."""
     make = insert_sqlite if tx.dialect.name == "sqlite" else insert_postgresql
-    return make(table).on_conflict_do_nothing()
+    return make(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 def note(

@@ -92,7 +92,7 @@ instance = Table(
     "instance",
     metadata,
     Column("id", Key, primary_key=True),
-    Column("series_id", ForeignKey("series.id"), index=True),
+    Column("series_id", ForeignKey("series.id")),
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("sop_class_uid", Text, nullable=False),
     Column("transfer_syntax_uid", Text, nullable=False),
@@ -103,6 +103,7 @@ instance = Table(
     Column("generation", Integer, nullable=False, default=0),
     Column("flaw", Text, nullable=False, default=""),
     Column("own", Boolean, nullable=False, default=False),
+    Index("ix_instance_series_id_association", "series_id", "association"),
 )
 
 association = Table(
@@ -116,6 +117,28 @@ association = Table(
     Column("instances", Integer, nullable=False),
     Column("opened_at", Float, nullable=False),
     Column("closed_at", Float, nullable=False),
+)
+
+# What peers were promised by Storage Commitment. `association` is empty once the one it was asked on has ended.
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("transaction_uid", Text, nullable=False),
+    Column("calling_aet", Text, nullable=False),
+    Column("called_aet", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("refs", JSON, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("association", Text, nullable=False, default=""),
+    Column("owner", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("error", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    UniqueConstraint("calling_aet", "transaction_uid"),
+    Index("ix_commitment_state_not_before", "state", "not_before"),
 )
 
 job = Table(

@@ -14,6 +14,7 @@ import errno
 import itertools
 import os
 import shutil
+import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ _RESERVE = 1 << 30
 BUCKET = "%Y%m%d/%H"
 """One hour's folder, of UTC."""
 _INODES = 256
+_LENGTH, _LENGTH_AT = struct.Struct("<Q"), 120
+"""A whole file's length stands in the end of its preamble, which is the writer's own (PS3.10 7.1): a `.part` that was
+cut between two elements looks whole otherwise."""
 _sync_data = getattr(os, "fdatasync", os.fsync)
 
 
@@ -122,9 +126,9 @@ class Spool:
     def set_aside(self, path: Path, reason: str) -> None:
         """Moves a file to quarantine, with the reason beside it. Raises OSError."""
         place = self.quarantine / f"{path.stem}.dcm"
-        place.with_suffix(".txt").write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n", encoding="utf-8")
         path.rename(place)
         self.prune_quarantine()
+        place.with_suffix(".txt").write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n", encoding="utf-8")
 
 
 class Incoming:
@@ -157,6 +161,7 @@ class Incoming:
 
         The folder is not synced: if the power fails now, the scan finds the `.part` whole, and adopts it.
         """
+        os.pwrite(self.fd, _LENGTH.pack(self.size), _LENGTH_AT)
         if self._spool.durable:
             _sync_data(self.fd)
         os.rename(self._part, f"{self._spool.instances}/{self._name}.dcm")  # noqa: PTH104 - the hot path
@@ -171,8 +176,8 @@ class Incoming:
     def discard(self) -> None:
         """Removes the file; nothing happens where it was kept or set aside."""
         if self.fd >= 0:
-            Path(self._part).unlink(missing_ok=True)
             self._close()
+            Path(self._part).unlink(missing_ok=True)
 
     def _close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -245,6 +250,9 @@ def scan(
 def _adopt(
     spool: Spool, path: Path, summarize: Callable[[Path], Summary], clock: Callable[[], float]
 ) -> Arrival | None:
+    if path.suffix == ".part" and not _written_whole(path):
+        path.unlink()
+        return None
     try:
         summary = summarize(path)
     except NotDicomError as fault:
@@ -256,6 +264,7 @@ def _adopt(
     if path.suffix == ".part":
         _sync_file(path)
         path = path.rename(path.with_suffix(".dcm"))
+        sync_folder(path.parent)  # once its bucket is sealed, nobody would look for the `.part` again
     status = path.stat()
     return Arrival(
         path=str(path.relative_to(spool.root)),
@@ -273,6 +282,14 @@ def _adopt(
         association="",
         flaw=summary.head.flaw,
     )
+
+
+def _written_whole(part: Path) -> bool:
+    """Whether the receiver had all of it: only then can it have been acknowledged."""
+    with part.open("rb") as file:
+        file.seek(_LENGTH_AT)
+        stated = file.read(_LENGTH.size)
+        return len(stated) == _LENGTH.size and _LENGTH.unpack(stated)[0] == os.fstat(file.fileno()).st_size
 
 
 class Watermark:

@@ -207,7 +207,7 @@ class Views:
         found = self._tx.execute(
             select(schema.series.c.id, schema.series.c.series_instance_uid).where(schema.series.c.id.in_(ids))
         )
-        return dict(found.tuples().all())
+        return dict(found.all())
 
     def _rows(self, query: Select[Any]) -> list[Row[Any]]:
         return list(self._tx.execute(query).all())

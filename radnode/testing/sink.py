@@ -148,8 +148,15 @@ class SinkPacs:
         return path
 
 
+class _SharedContext(PresentationContext):  # type: ignore[misc]  # pynetdicom is untyped
+    """pynetdicom copies all its contexts for each association, which takes longer than the rest; none changes them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 def _context(abstract_syntax: str) -> PresentationContext:
-    context = PresentationContext()
+    context = _SharedContext()
     context.abstract_syntax = abstract_syntax
     context.transfer_syntax = list(_SYNTAXES)
     return context

@@ -40,13 +40,13 @@ def identity_problems(result: Dataset, source: Dataset) -> list[str]:
 
 
 def dciodvfy(path: Path) -> list[str]:
-    """The lines in which dciodvfy, of dicom3tools, calls something an error."""
+    """The lines in which dciodvfy, of dicom3tools, finds an error; without values, they may name a patient."""
     command = [_program("dciodvfy"), "-new", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     lines = (done.stdout + done.stderr).splitlines()
-    errors = [line for line in lines if line.startswith("Error")]
+    errors = [line.partition(" = <")[0] for line in lines if line.startswith("Error")]
     if done.returncode < 0 or (done.returncode and not errors):
-        errors.append(f"Error - dciodvfy ended with {done.returncode}: {' '.join(lines)[-200:]}")
+        errors.append(f"Error - dciodvfy ended with {done.returncode}")
     return errors
 
 

@@ -23,6 +23,30 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
     op.create_table(
+        "commitment",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("transaction_uid", sa.Text(), nullable=False),
+        sa.Column("calling_aet", sa.Text(), nullable=False),
+        sa.Column("called_aet", sa.Text(), nullable=False),
+        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("refs", sa.JSON(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("association", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment")),
+        sa.UniqueConstraint(
+            "calling_aet", "transaction_uid", name=op.f("uq_commitment_calling_aet_transaction_uid")
+        ),
+    )
+    with op.batch_alter_table("commitment", schema=None) as batch_op:
+        batch_op.create_index("ix_commitment_state_not_before", ["state", "not_before"], unique=False)
+
+    op.create_table(
         "destination",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
@@ -133,7 +157,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("path", name=op.f("uq_instance_path")),
     )
     with op.batch_alter_table("instance", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_instance_series_id"), ["series_id"], unique=False)
+        batch_op.create_index("ix_instance_series_id_association", ["series_id", "association"], unique=False)
         batch_op.create_index(batch_op.f("ix_instance_sop_instance_uid"), ["sop_instance_uid"], unique=False)
 
     op.create_table(

@@ -1,0 +1,83 @@
+"""TLS as the acceptor uses it: PS3.15 B.12, the BCP 195 profile (RFC 8996, RFC 9325), never less.
+
+TLS 1.2 or newer, with ephemeral keys and authenticated encryption only; no compression, no renegotiation.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+from radnode.domain.errors import SettingsError
+
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def server_context(certificate: str, key: str, authorities: str = "", minimum: str = "1.2") -> ssl.SSLContext:
+    """What a TLS port needs. Raises SettingsError where a file cannot be used.
+
+    Args:
+        certificate: PEM file with the node's certificate and those between it and its authority.
+        key: PEM file with its private key, without passphrase.
+        authorities: PEM file; where given, a peer needs a certificate one of these has signed.
+        minimum: `1.2` or `1.3`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[minimum]
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as fault:
+        raise SettingsError(
+            f"RADNODE_TLS_CERT={certificate}, RADNODE_TLS_KEY={key}: {_words(fault)}",
+            remedy="name a PEM file with the certificate chain, and one with its key, without passphrase",
+        ) from None
+    if authorities:
+        try:
+            context.load_verify_locations(authorities)
+        except (OSError, ValueError) as fault:
+            raise SettingsError(
+                f"RADNODE_TLS_CA={authorities}: {_words(fault)}", remedy="name a PEM file with the authorities of peers"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a passphrase")
+
+
+def _words(fault: Exception) -> str:
+    if isinstance(fault, ssl.SSLError):
+        return (fault.reason or str(fault)).replace("_", " ").lower()
+    return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
+
+
+def shake_hands(sock: socket.socket, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
+    """The connection under TLS; `sock` belongs to it from now on. Raises OSError, ssl.SSLError among them.
+
+    The handshake has to be complete after `timeout` seconds.
+    """
+    secure = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True)
+    try:
+        secure.settimeout(timeout)
+        secure.do_handshake()
+    except BaseException:
+        secure.close()
+        raise
+    return secure
+
+
+def names(sock: ssl.SSLSocket) -> frozenset[str]:
+    """Whom the peer's certificate names: its CN, DNS names, and the last part of its URIs; empty without one."""
+    certificate: dict[str, Any] = sock.getpeercert() or {}
+    found = {value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind == "DNS":
+            found.add(value)
+        elif kind == "URI":
+            found.add(value.replace(":", "/").rpartition("/")[2])
+    return frozenset(found)

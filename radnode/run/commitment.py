@@ -1,0 +1,169 @@
+"""Storage Commitment as SCP: what is asked is recorded, then checked against ledger and spool, then reported."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from radnode import metrics
+from radnode.dicom.acceptor import Association
+from radnode.dicom.commitment import (
+    CLASS_CONFLICT,
+    NO_SUCH_INSTANCE,
+    PROCESSING_FAILURE,
+    Reference,
+    Report,
+)
+from radnode.dicom.headers import summarize
+from radnode.dicom.peer import Peer
+from radnode.dicom.report import send_report
+from radnode.domain.errors import NotDicomError, PeerError
+from radnode.run.broker import Tickets
+from radnode.settings import Settings
+from radnode.state import commitments, intake
+from radnode.state.ledger import Ledger, Record
+from radnode.state.presence import Barrier, present
+from radnode.telemetry import log
+
+
+def verify(ledger: Ledger, spool: Path, row: Record) -> Report:
+    """Looks each instance of a transaction up in the ledger, and at its file."""
+    references: list[Reference] = [(sop_class, uid) for sop_class, uid in row.refs]
+    with ledger.read() as tx:
+        copies = commitments.copies(tx, [uid for _, uid in references])
+    reasons = [(each, _reason(spool, each, copies.get(each[1], ()))) for each in references]
+    return Report(
+        row.transaction_uid,
+        committed=tuple(each for each, reason in reasons if not reason),
+        failed=tuple((*each, reason) for each, reason in reasons if reason),
+    )
+
+
+def _reason(spool: Path, reference: Reference, copies: Sequence[Record]) -> int:
+    """Why an instance cannot be committed to; 0 where it can: one whole copy is enough."""
+    if not copies:
+        return NO_SUCH_INSTANCE
+    of_class = [each for each in copies if each.sop_class_uid == reference[0]]
+    if not of_class:
+        return CLASS_CONFLICT
+    return 0 if any(_is_whole(spool / each.path, each) for each in of_class) else PROCESSING_FAILURE
+
+
+def _is_whole(path: Path, row: Record) -> bool:
+    try:
+        found = summarize(path)
+        size = path.stat().st_size
+    except (NotDicomError, OSError):
+        return False
+    return (found.sop_class_uid, found.sop_instance_uid, size) == (row.sop_class_uid, row.sop_instance_uid, row.size)
+
+
+class Promises:
+    """A receiver's hand on the transactions it was asked for; for all its associations."""
+
+    def __init__(self, ledger: Ledger, spool: Path, owner: str) -> None:
+        self._ledger, self._spool, self._owner = ledger, spool, owner
+
+    def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> None:
+        """Durable when it returns. Raises what the ledger raises."""
+        with self._ledger.begin() as tx:
+            commitments.record(
+                tx,
+                transaction_uid,
+                references,
+                calling_aet=association.calling_aet,
+                called_aet=association.called_aet,
+                peer=association.peer,
+                association=association.id,
+                owner=self._owner,
+            )
+
+    def report(self, association: Association) -> Report | None:
+        """The oldest that is ready to be sent on the association itself."""
+        row = self._oldest(association)
+        return None if row is None else verify(self._ledger, self._spool, row)
+
+    def reported(self, association: Association, report: Report) -> None:
+        row = self._oldest(association)
+        if row is not None and row.transaction_uid == report.transaction_uid:
+            _settle(self._ledger, row, report)
+
+    def _oldest(self, association: Association) -> Record | None:
+        with self._ledger.read() as tx:
+            return commitments.on_association(tx, association.id)
+
+
+class Reporter:
+    """Reports on associations of our own, to peers that have gone. Part of what a `deliver` ticket starts."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, owner: str, stopping: threading.Event) -> None:
+        self._settings, self._ledger, self._owner, self._stopping = settings, ledger, owner, stopping
+
+    def drain(self) -> None:
+        """Until there is none that may be reported now."""
+        while not self._stopping.is_set():
+            with self._ledger.begin() as tx:
+                row = commitments.claim(tx, self._owner, self._ledger.now())
+            if row is None:
+                return
+            self._report(row)
+
+    def _report(self, row: Record) -> None:
+        peer = self._peer(row)
+        if peer is None:
+            error = f"no destination has the AE title {row.calling_aet!r} -> name it in routing.yaml, with its port"
+            with self._ledger.begin() as tx:
+                commitments.park(tx, row, error)
+            metrics.commitment_reports.labels("parked").inc()
+            log().error("commitment parked", calling_aet=row.calling_aet, error=error)
+            return
+        report = verify(self._ledger, self._settings.spool, row)
+        calling_aet = row.called_aet if row.called_aet in self._settings.aet else self._settings.aet[0]
+        try:
+            send_report(report, peer, calling_aet=calling_aet)
+        except PeerError as error:
+            with self._ledger.begin() as tx:
+                commitments.postpone(tx, row, error.message, self._ledger.now())
+            metrics.commitment_reports.labels("retried").inc()
+            log().warning("commitment not reported yet", error=error.message, attempts=row.attempts)
+        else:
+            _settle(self._ledger, row, report)
+
+    def _peer(self, row: Record) -> Peer | None:
+        """Where the requester listens: the destination of that AE title, best on the host it called from."""
+        with self._ledger.read() as tx:
+            routing = intake.routing_in_force(tx)
+        places = [] if routing is None else list(routing.peers["destinations"].values())
+        named = [each for each in places if each["aet"] == row.calling_aet]
+        here = [each for each in named if each["host"] == row.peer]
+        return next((Peer(each["aet"], each["host"], each["port"]) for each in (*here, *named)), None)
+
+
+def _settle(ledger: Ledger, row: Record, report: Report) -> None:
+    committed, failed = [uid for _, uid in report.committed], [uid for _, uid, _ in report.failed]
+    with ledger.begin() as tx:
+        ours = commitments.reported(tx, row, committed, failed)
+    if ours:
+        metrics.commitment_reports.labels("refused" if failed else "committed").inc()
+        log().info("commitment reported", calling_aet=row.calling_aet, committed=len(committed), failed=len(failed))
+
+
+class Gate:
+    """Core's part: lets a transaction on once every receiver has told the ledger what it acknowledged before."""
+
+    def __init__(self, ledger: Ledger, barrier: Barrier, folder: Path, tickets: Tickets) -> None:
+        self._ledger, self._barrier, self._folder, self._tickets = ledger, barrier, folder, tickets
+        self._ids: list[int] = []
+        self._number = 0
+
+    def advance(self) -> None:
+        if not self._ids:
+            with self._ledger.read() as tx:
+                self._ids = commitments.received(tx)
+            self._number = self._barrier.raise_() if self._ids else 0
+        elif all(each.mark >= self._number for each in present(self._folder, "receiver-")):
+            with self._ledger.begin() as tx:
+                commitments.flushed(tx, self._ids)
+            self._ids = []
+            self._tickets.send("deliver")
