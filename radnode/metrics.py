@@ -52,6 +52,9 @@ last_image_to_delivered = Histogram(
     "radnode_last_image_to_delivered_seconds", "From the last image's arrival to the result's.", ("app",), buckets=_ROAD
 )
 
+commitments = _gauge("radnode_commitments", "Storage Commitment transactions now, by state.", ("state",))
+commitment_reports = Counter("radnode_commitment_reports_total", "Attempts to report, by outcome.", ("outcome",))
+
 spool_free_bytes = _gauge("radnode_spool_free_bytes", "Free space where the spool lies.")
 part_restarts = Counter("radnode_part_restarts_total", "Parts the supervisor had to start again.", ("part",))
 parts = _gauge("radnode_parts", "Living processes of a part.", ("part",))

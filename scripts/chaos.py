@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import os
 import random
@@ -132,8 +133,7 @@ class Senders:
 
     def _make(self, number: int) -> Study:
         with self._lock:
-            ds = Dataset(self._template)
-            ds.file_meta = Dataset(self._template.file_meta)
+            ds = copy.deepcopy(self._template)
         ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
         ds.AccessionNumber = f"C{number}-{time.monotonic_ns() % 10**10}"
         study = Study(ds.StudyInstanceUID, [], {})

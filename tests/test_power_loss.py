@@ -107,6 +107,8 @@ class Disk:
 
         def call(*arguments: Any) -> Any:
             self.turns.take()
+            if "write" in name:
+                self.synced.pop(os.fstat(arguments[0]).st_ino, None)
             return real(*arguments)
 
         return call
@@ -172,7 +174,9 @@ class _Taking(Local):
 
 
 @contextmanager
-def receiving(root: Path, instances: list[dict[str, bytes]]) -> Iterator[tuple[Turns, Disk, Receiver, list[Association]]]:
+def receiving(
+    root: Path, instances: list[dict[str, bytes]]
+) -> Iterator[tuple[Turns, Disk, Receiver, list[Association]]]:
     """A receiver with associations at work, all of them standing before a system call."""
     turns = Turns()
     disk = Disk(turns)

@@ -73,24 +73,32 @@ class Stored:
     seconds: float
 
 
+class Promises(Protocol):
+    """Storage Commitment, behind the association."""
+
+    def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
+        """Keeps what is asked for; success once it is durable."""
+    def report(self, association: Association) -> Report | None:
+        """A report for this association's peer that is ready to be sent."""
+    def reported(self, association: Association, report: Report) -> None:
+        """The peer has taken it."""
+
+
 class Node(Protocol):
     """What an association needs of the receiver around it."""
 
     def enter(self, association: Association) -> Rejection | None:
         """Takes a slot, or says why there is none."""
     def leave(self, association: Association, how: str) -> None: ...
-    def rejected(self, calling_aet: str, peer: str, rejection: Rejection) -> None: ...
+    def rejected(self, calling_aet: str, peer: str, rejection: Rejection, detail: str = "") -> None: ...
     def open(self, head: bytes) -> Incoming: ...
     def busy(self) -> str:
         """Why instances cannot be taken for the moment; empty where they can."""
     def stored(self, association: Association, instance: Stored) -> None: ...
     def refused(self, association: Association, outcome: Outcome) -> None: ...
-    def commit(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
-        """Records what Storage Commitment is asked for; success once it is durable."""
-    def report(self, association: Association) -> Report | None:
-        """A report for this association's peer that is ready to be sent."""
-    def reported(self, association: Association, report: Report) -> None:
-        """The peer has taken it."""
+    @property
+    def promises(self) -> Promises | None:
+        """None: Storage Commitment is not served."""
 
 
 def serve(sock: socket.socket, address: str, policy: Policy, node: Node) -> None:
@@ -133,7 +141,7 @@ def _negotiate(wire: Wire, address: str, policy: Policy, node: Node) -> tuple[As
     """Accepts the association, or raises why not. Returns it, its contexts, and the longest PDU the peer takes."""
     request = negotiation.decode(wire.request(policy.request_timeout))
     association = Association(request.calling, request.called, address, request.user_identity)
-    accepted, refused = negotiation.choose(request, commits=policy.commits)
+    accepted, refused = negotiation.choose(request, commits=node.promises is not None)
     answer = negotiation.accept(request, accepted, refused, policy.max_pdu)
     rejection = negotiation.judge(request, policy, address) or node.enter(association)
     if rejection:
@@ -248,16 +256,18 @@ class _Session:
             request = read_request(bytes(body), explicit=context.transfer_syntax == EXPLICIT_LE)
         except NotDicomError as fault:
             return Outcome(services.INVALID_ARGUMENT, fault.message)
-        outcome = self._node.commit(self._association, *request)
+        assert self._node.promises is not None  # or the presentation context would not have been accepted
+        outcome = self._node.promises.record(self._association, *request)
         if outcome.status == services.SUCCESS:
             self._promises.append(context.id)
         return outcome
 
     def _report_in_a_pause(self) -> None:
         """Sends a report that is ready, but only to a peer that waits: others hear of it when they have gone."""
+        assert self._node.promises is not None
         patience = time.monotonic() + self._idle_timeout
         while not self._wire.readable(_PAUSE) and time.monotonic() < patience:
-            self._report = self._node.report(self._association)
+            self._report = self._node.promises.report(self._association)
             if self._report:
                 context = self._contexts[self._promises.pop()]
                 data = self._report.encode(explicit=context.transfer_syntax == EXPLICIT_LE)
@@ -271,8 +281,8 @@ class _Session:
             self._skip(self._data_set(context))
         if not self._report or command.message_id != self._messages:
             raise MalformedError(UNEXPECTED_PDU, "a response nobody waits for")
-        if command.status == services.SUCCESS:
-            self._node.reported(self._association, self._report)
+        if command.status == services.SUCCESS and self._node.promises:
+            self._node.promises.reported(self._association, self._report)
         self._report = None
 
     def _store(self, command: Command, context: Context) -> Outcome:

@@ -6,6 +6,7 @@ and an AE title or UID that breaks the rules costs that title or that context, n
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
@@ -51,22 +52,26 @@ class Policy:
     Attributes:
         aets: own AE titles; a called title that is none of them is refused.
         allowed: `(calling AE title, peer's address)` -> may it push here.
-        max_associations: open at once in this process.
+        max_associations: open at once, over all receivers.
+        max_associations_per_peer: of these from one address; 0: no limit of its own.
         max_pdu: offered to the peer, and the largest P-DATA PDU taken, in bytes.
         request_timeout: seconds until A-ASSOCIATE-RQ has to be complete (ARTIM).
         idle_timeout: seconds without a byte from the peer, or in which it takes none.
         free_space_ok: False while the disk is too full to take more.
-        commits: whether Storage Commitment is served.
+        tls: what the TLS port needs, where there is one.
+        tls_match_aet: whether the peer's certificate has to name its AE title.
     """
 
     aets: tuple[str, ...]
     allowed: Callable[[str, str], bool]
     max_associations: int = 64
+    max_associations_per_peer: int = 0
     max_pdu: int = 1 << 20
     request_timeout: float = 10.0
     idle_timeout: float = 60.0
     free_space_ok: Callable[[], bool] = lambda: True
-    commits: bool = False
+    tls: ssl.SSLContext | None = None
+    tls_match_aet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,10 @@ CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
 NOTHING_TO_DO = Rejection(1, 1, 1, "nothing proposed that could be answered")
 CONGESTION = Rejection(2, 3, 1, "arrivals cannot be recorded for the moment")
 TOO_MANY = Rejection(2, 3, 2, "too many associations")
+TOO_MANY_OF_PEER = Rejection(2, 3, 2, "too many associations of this peer")
 DISK_FULL = Rejection(2, 3, 2, "disk nearly full")
+HANDSHAKE_FAILED = Rejection(2, 2, 1, "TLS handshake failed")
+"""Never sent: there is nobody to send it to."""
 SHUTTING_DOWN = Rejection(2, 3, 1, "shutting down")
 
 

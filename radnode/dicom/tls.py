@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 from typing import Any
 
+from radnode.dicom import acceptor
+from radnode.dicom.negotiation import HANDSHAKE_FAILED, Policy
 from radnode.domain.errors import SettingsError
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
@@ -56,19 +59,36 @@ def _words(fault: Exception) -> str:
     return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
 
 
-def shake_hands(sock: socket.socket, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
-    """The connection under TLS; `sock` belongs to it from now on. Raises OSError, ssl.SSLError among them.
+def serve(sock: socket.socket, address: str, policy: Policy, node: acceptor.Node) -> None:
+    """As `acceptor.serve`, after a handshake that has to be complete within the policy's request time-out."""
+    assert policy.tls is not None  # or there would be no port for it
+    with sock:  # stays open beside TLS' own, which can so be ended from outside
+        try:
+            secured = _shake_hands(sock.dup(), policy.tls, policy.request_timeout)
+        except (ssl.SSLEOFError, ConnectionError):
+            return  # a probe that only opens and closes
+        except OSError as fault:
+            node.rejected("", address, HANDSHAKE_FAILED, _words(fault))
+            return
+        if policy.tls_match_aet:
+            policy = _matched(policy, names(secured))
+        acceptor.serve(secured, address, policy, node)
 
-    The handshake has to be complete after `timeout` seconds.
-    """
-    secure = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True)
+
+def _shake_hands(sock: socket.socket, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
+    secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     try:
-        secure.settimeout(timeout)
-        secure.do_handshake()
+        secured.settimeout(timeout)
+        secured.do_handshake()
     except BaseException:
-        secure.close()
+        secured.close()
         raise
-    return secure
+    return secured
+
+
+def _matched(policy: Policy, known: frozenset[str]) -> Policy:
+    """The policy for a peer whose certificate has these names."""
+    return replace(policy, allowed=lambda aet, address: aet in known and policy.allowed(aet, address))
 
 
 def names(sock: ssl.SSLSocket) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +20,17 @@ from radnode.dicom.commitment import (
 from radnode.dicom.headers import summarize
 from radnode.dicom.peer import Peer
 from radnode.dicom.report import send_report
+from radnode.dicom.services import STORED, Outcome
 from radnode.domain.errors import NotDicomError, PeerError
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
 from radnode.state import commitments, intake
-from radnode.state.ledger import Ledger, Record
+from radnode.state.ledger import Ledger, Record, Unavailable
 from radnode.state.presence import Barrier, present
 from radnode.telemetry import log
+
+
+_GIVE_UP = 7 * 86400.0
 
 
 def verify(ledger: Ledger, spool: Path, row: Record) -> Report:
@@ -65,29 +71,40 @@ class Promises:
     def __init__(self, ledger: Ledger, spool: Path, owner: str) -> None:
         self._ledger, self._spool, self._owner = ledger, spool, owner
 
-    def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> None:
-        """Durable when it returns. Raises what the ledger raises."""
-        with self._ledger.begin() as tx:
-            commitments.record(
-                tx,
-                transaction_uid,
-                references,
-                calling_aet=association.calling_aet,
-                called_aet=association.called_aet,
-                peer=association.peer,
-                association=association.id,
-                owner=self._owner,
-            )
+    def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
+        """Success once it is durable."""
+        try:
+            with self._ledger.begin() as tx:
+                commitments.record(
+                    tx,
+                    transaction_uid,
+                    references,
+                    calling_aet=association.calling_aet,
+                    called_aet=association.called_aet,
+                    peer=association.peer,
+                    association=association.id,
+                    owner=self._owner,
+                )
+        except Unavailable as error:
+            log().error("commitment cannot be recorded", error=str(error.orig), calling_aet=association.calling_aet)
+            return Outcome(PROCESSING_FAILURE, "cannot be recorded for the moment")
+        log().info("commitment asked for", calling_aet=association.calling_aet, instances=len(references))
+        return STORED
 
     def report(self, association: Association) -> Report | None:
         """The oldest that is ready to be sent on the association itself."""
-        row = self._oldest(association)
-        return None if row is None else verify(self._ledger, self._spool, row)
+        try:
+            row = self._oldest(association)
+            return None if row is None else verify(self._ledger, self._spool, row)
+        except Unavailable:  # a worker reports it later, if this does not
+            return None
 
     def reported(self, association: Association, report: Report) -> None:
-        row = self._oldest(association)
-        if row is not None and row.transaction_uid == report.transaction_uid:
-            _settle(self._ledger, row, report)
+        """Where the ledger does not take it, the peer hears it a second time."""
+        with contextlib.suppress(Unavailable):
+            row = self._oldest(association)
+            if row is not None and row.transaction_uid == report.transaction_uid:
+                _settle(self._ledger, row, report)
 
     def _oldest(self, association: Association) -> Record | None:
         with self._ledger.read() as tx:
@@ -112,11 +129,10 @@ class Reporter:
     def _report(self, row: Record) -> None:
         peer = self._peer(row)
         if peer is None:
-            error = f"no destination has the AE title {row.calling_aet!r} -> name it in routing.yaml, with its port"
-            with self._ledger.begin() as tx:
-                commitments.park(tx, row, error)
-            metrics.commitment_reports.labels("parked").inc()
-            log().error("commitment parked", calling_aet=row.calling_aet, error=error)
+            self._park(row, "no destination has that AE title -> name it in routing.yaml, with its port")
+            return
+        if time.time() - row.created_at > _GIVE_UP:
+            self._park(row, f"not reported for a week: {row.error}")
             return
         report = verify(self._ledger, self._settings.spool, row)
         calling_aet = row.called_aet if row.called_aet in self._settings.aet else self._settings.aet[0]
@@ -129,6 +145,12 @@ class Reporter:
             log().warning("commitment not reported yet", error=error.message, attempts=row.attempts)
         else:
             _settle(self._ledger, row, report)
+
+    def _park(self, row: Record, error: str) -> None:
+        with self._ledger.begin() as tx:
+            commitments.park(tx, row, error)
+        metrics.commitment_reports.labels("parked").inc()
+        log().error("commitment parked", calling_aet=row.calling_aet, error=error)
 
     def _peer(self, row: Record) -> Peer | None:
         """Where the requester listens: the destination of that AE title, best on the host it called from."""

@@ -19,11 +19,12 @@ from radnode.dicom.headers import summarize
 from radnode.domain.errors import LedgerError
 from radnode.run import broker as brokers
 from radnode.run.apps import find
+from radnode.run.commitment import Gate
 from radnode.run.completion import Completion
 from radnode.run.lifeline import StopSignal
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import deliveries, intake, jobs
+from radnode.state import commitments, deliveries, intake, jobs
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -35,6 +36,7 @@ _IDLE_TICK = 0.1
 _RECONCILE_EVERY = 2.0
 _GAUGES_EVERY = 5.0
 _ROUTING_EVERY = 0.5
+_COMMITMENTS_EVERY = 0.2
 _FAULT_PAUSE = 1.0
 
 
@@ -59,6 +61,7 @@ class Core:
         self.catalog = find(settings.apps)
         self.routing_file = RoutingFile(settings.routing, self.ledger, self.catalog)
         self.completion = Completion(settings, self.ledger, self.catalog, self.tickets)
+        self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
         self._awaited = 0
         self._timers: dict[str, float] = {}
 
@@ -90,6 +93,7 @@ class Core:
         with self.ledger.begin() as tx:
             intake.restart_quiet_time(tx, now)
             deliveries.wake_all(tx)
+            commitments.wake_all(tx)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
         for leftover in (self.spool.root / "work").glob("*"):
@@ -129,12 +133,13 @@ class Core:
 
     def _tick(self) -> bool:
         """One turn; True while something is still receiving."""
-        self._every("routing", _ROUTING_EVERY, self.routing_file.poll)
+        self._every("routing", _ROUTING_EVERY, self._follow_routing)
         self._bury_receivers()
         with self.ledger.read() as tx:
             receiving = intake.anything_open(tx)
         if receiving:
             self._complete()
+        self._every("commitments", _COMMITMENTS_EVERY, self.commitments.advance)
         self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
         self._every("gauges", _GAUGES_EVERY, self._gauges)
         return receiving
@@ -145,6 +150,13 @@ class Core:
             action()
             self._timers[name] = time.monotonic() + seconds
 
+    def _follow_routing(self) -> None:
+        before = self.routing_file.routing
+        self.routing_file.poll()
+        if self.routing_file.routing is not before:  # it may name a destination that a report has been waiting for
+            with self.ledger.begin() as tx:
+                commitments.wake_all(tx)
+
     def _bury_receivers(self) -> None:
         """A receiver died: files what it acknowledged; quiet times start anew, so that its sender can come back."""
         for each in list(present(self.settings.run, "receiver-")):
@@ -153,6 +165,7 @@ class Core:
             adopted = self._adopt()
             with self.ledger.begin() as tx:
                 intake.restart_quiet_time(tx, self.ledger.now())
+                commitments.release_lost(tx, each.name)
             forget(self.settings.run, each.name)
             log().error("receiver died", name=each.name, adopted=adopted)
 
@@ -190,19 +203,21 @@ class Core:
     def _reconcile(self) -> None:
         """Gives back what dead workers had in hand, and refills missing tickets."""
         with self.ledger.read() as tx:
-            owners = jobs.owners(tx)
+            owners = jobs.owners(tx) | commitments.owners(tx)
         alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
         for owner in owners - alive:
             with self.ledger.begin() as tx:
                 lost = jobs.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
+                commitments.release_lost(tx, owner)
             log().error("worker lost", worker=owner, jobs=lost)
         for each in present(self.settings.run, "worker-"):
             if not each.alive:
                 forget(self.settings.run, each.name)
         now = self.ledger.now()
         with self.ledger.read() as tx:
-            runnable = {**jobs.runnable(tx, now), "deliver": deliveries.runnable(tx, now)}
+            to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now)
+            runnable = {**jobs.runnable(tx, now), "deliver": to_send}
         try:
             self.tickets.top_up(runnable)
         except redis.RedisError as error:
@@ -216,10 +231,13 @@ class Core:
         with self.ledger.read() as tx:
             states, oldest = jobs.states(tx), jobs.oldest_waiting(tx, self.ledger.now())
             moving, still_open = deliveries.states(tx), intake.counts(tx)["series_open"]
+            promised = commitments.states(tx)
         for state in ("waiting", "running", "failed", "held"):
             metrics.jobs.labels(state).set(states.get(state, 0))
         metrics.oldest_waiting_job.set(0 if oldest is None else max(now - oldest, 0))
         metrics.series_open.set(still_open)
+        for state in ("received", "waiting", "sending", "parked"):
+            metrics.commitments.labels(state).set(promised.get(state, 0))
         metrics.spool_free_bytes.set(shutil.disk_usage(self.spool.root).free)
         counts = {(destination, state): (count, first) for destination, state, count, first in moving}
         for destination in {*self.routing_file.routing.destinations, *(each for each, _ in counts)}:

@@ -50,3 +50,19 @@ class StopSignal:
 
     def wait(self, seconds: float | None = None) -> bool:
         return self._event.wait(seconds)
+
+
+class HangUp:
+    """Notes SIGHUP, which means: read the settings again. In a terminal it means that the terminal has gone: untouched."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        if not sys.stdin.isatty():
+            signal.signal(signal.SIGHUP, lambda *_: self._event.set())
+
+    def then(self, action: Callable[[], None]) -> bool:
+        """Does it once for the signals that came; returns False, as a supervisor's `each_turn` does to go on."""
+        if self._event.is_set():
+            self._event.clear()
+            action()
+        return False

@@ -16,19 +16,23 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
-from radnode.dicom import acceptor, negotiation, services
-from radnode.dicom.acceptor import Association, Stored
+from radnode.dicom import acceptor, negotiation, services, tls
+from radnode.dicom.acceptor import Association, Promises, Stored
 from radnode.dicom.negotiation import Policy, Rejection
 from radnode.dicom.services import Outcome
 from radnode.domain.jobs import backoff
+from radnode.run.counting import Metrics, NoMetrics
+from radnode.run.live import LivePolicy
 from radnode.settings import Settings
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.presence import Barrier, Presence, present
+from radnode.state.slots import Slots
 from radnode.state.spool import Incoming, Spool, Watermark
+
+__all__ = ["Flusher", "NoMetrics", "Receiver", "accept", "drain", "receiver_alive", "serve"]
 
 _log = structlog.get_logger("radnode.receiver")
 
@@ -44,28 +48,6 @@ _STRANGERS = 64
 
 Record = Callable[[list[Arrival], list[AssociationEnd]], None]
 """The ledger's part: files a batch, or raises; the same batch may come again."""
-
-
-class Metrics(Protocol):
-    """Where the receiver counts. `sop_class` and `calling_aet` are the peer's words."""
-
-    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None: ...
-    def flawed(self) -> None:
-        """An instance kept that cannot be filed, or refused as broken."""
-
-    def association(self, event: str, reason: str) -> None:
-        """`accepted`, `released`, `aborted`, `lost`, or `rejected` with its reason."""
-
-    def open(self, delta: int) -> None: ...
-
-
-class NoMetrics:
-    """Counts nothing."""
-
-    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None: ...
-    def flawed(self) -> None: ...
-    def association(self, event: str, reason: str) -> None: ...
-    def open(self, delta: int) -> None: ...
 
 
 def boot_clock() -> float:
@@ -111,41 +93,60 @@ class Pending:
 class Receiver:
     """The state the associations of one process share; `acceptor.Node` to them."""
 
-    def __init__(self, spool: Spool, policy_of: Callable[[Watermark], Policy], metrics: Metrics) -> None:
-        self.spool, self.metrics = spool, metrics
+    def __init__(
+        self,
+        spool: Spool,
+        policy_of: Callable[[Watermark], Policy],
+        metrics: Metrics,
+        slots: Slots | None = None,
+        promises: Promises | None = None,
+    ) -> None:
+        self.spool, self.metrics, self.promises = spool, metrics, promises
         self.watermark = Watermark(spool)
+        self._policy_of = policy_of
         self.policy = policy_of(self.watermark)
         self.pending = Pending()
         self.sockets: set[socket.socket] = set()
-        self._open = 0
+        self.draining = False
+        self._slots = slots or Slots()
         self._lock = threading.Lock()
 
+    def look(self) -> None:
+        """At the disk and at the settings, now and then."""
+        self.watermark.look()
+        self.policy = self._policy_of(self.watermark)
+
     def enter(self, association: Association) -> Rejection | None:
+        if self.draining:
+            return negotiation.SHUTTING_DOWN
         if self.pending.full:
             return negotiation.CONGESTION
-        with self._lock:
-            if self._open >= self.policy.max_associations:
-                return negotiation.TOO_MANY
-            self._open += 1
+        policy = self.policy
+        try:
+            taken = self._slots.take(association.peer, policy.max_associations, policy.max_associations_per_peer)
+        except OSError:  # a full disk, most likely
+            return negotiation.CONGESTION
+        if taken:
+            return negotiation.TOO_MANY if taken == "all" else negotiation.TOO_MANY_OF_PEER
         self.metrics.open(1)
         self.metrics.association("accepted", "")
         return None
 
     def leave(self, association: Association, how: str) -> None:
-        with self._lock:
-            self._open -= 1
+        self._slots.free(association.peer)
         self.pending.end(AssociationEnd(
             association.id, how, association.calling_aet, association.called_aet, association.peer,
-            association.instances, association.opened_at, time.time(),
+            association.instances, association.opened_at, time.time(), boot_clock(),
         ))  # fmt: skip
         self.metrics.open(-1)
         self.metrics.association(how, "")
         _log.info("association ended", how=how, calling_aet=association.calling_aet, peer=association.peer,
                   instances=association.instances, association=association.id)  # fmt: skip
 
-    def rejected(self, calling_aet: str, peer: str, rejection: Rejection) -> None:
+    def rejected(self, calling_aet: str, peer: str, rejection: Rejection, detail: str = "") -> None:
         self.metrics.association("rejected", rejection.words)
-        _log.warning("association rejected", reason=rejection.words, calling_aet=calling_aet, peer=peer)
+        reason = f"{rejection.words}: {detail}" if detail else rejection.words
+        _log.warning("association rejected", reason=reason, calling_aet=calling_aet, peer=peer)
 
     def busy(self) -> str:
         if not self.watermark.ok:
@@ -186,18 +187,19 @@ class Receiver:
         _log.warning("request refused", status=f"{outcome.status:04X}", reason=outcome.comment,
                      calling_aet=association.calling_aet, association=association.id)  # fmt: skip
 
-    def connected(self, sock: socket.socket, address: str) -> None:
+    def connected(self, sock: socket.socket, address: str, *, secure: bool = False) -> None:
         """Starts the thread of a new connection; one too many is closed unheard."""
         with self._lock:
             if len(self.sockets) >= self.policy.max_associations + _STRANGERS:
                 sock.close()
                 return
             self.sockets.add(sock)
-        threading.Thread(target=self._serve, args=(sock, address), name=f"association {address}", daemon=True).start()
+        arguments = (sock, address, tls.serve if secure else acceptor.serve)
+        threading.Thread(target=self._serve, args=arguments, name=f"association {address}", daemon=True).start()
 
-    def _serve(self, sock: socket.socket, address: str) -> None:
+    def _serve(self, sock: socket.socket, address: str, serve: Callable[..., None]) -> None:
         try:
-            acceptor.serve(sock, address, self.policy, self)
+            serve(sock, address, self.policy, self)
         except Exception:  # noqa: BLE001 - a fault of ours: it ends this association and no other
             _log.exception("association failed", peer=address)
         finally:
@@ -236,7 +238,7 @@ class Flusher(threading.Thread):
             due = now + (FLUSH_EVERY if self.flush() else backoff(self._failures, first=0.1, cap=5.0))
             if now - self._looked > _LOOK_EVERY:
                 self._looked = now
-                self._receiver.watermark.look()
+                self._receiver.look()
 
     def flush(self) -> bool:
         """One round; False where the ledger did not take it."""
@@ -262,13 +264,15 @@ class Flusher(threading.Thread):
 
 def serve(
     settings: Settings,
-    listener: socket.socket,
+    listener: socket.socket | None,
     number: int,
     record: Record,
     *,
     allowed: Callable[[str, str], bool],
     metrics: Metrics | None = None,
     stop: threading.Event | None = None,
+    tls_listener: socket.socket | None = None,
+    promises: Callable[[str], Promises] | None = None,
 ) -> None:
     """Runs receiver `number` of `settings.receivers` until SIGTERM, SIGINT or `stop`, then drains it.
 
@@ -277,59 +281,65 @@ def serve(
             drain, so that the next receivers can have the port while associations of these end.
         record: hands a batch to the ledger; called by one thread.
         allowed: `(calling AE title, peer's address)` -> may it push.
+        tls_listener: as `listener`, for TLS.
+        promises: makes this receiver's part of Storage Commitment, by its name; None: it is not served.
+
+    Raises SettingsError where the certificate cannot be used.
     """
     stop = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, lambda *_: stop.set())
     spool = Spool(settings.spool, settings.durability)
+    policy_of = LivePolicy(settings, allowed)
     presence = Presence(settings.run, f"receiver-{number}-{spool.incarnation}")
-    receiver = Receiver(spool, lambda watermark: _policy(settings, allowed, watermark), metrics or NoMetrics())
+    slots = Slots(settings.run / "associations", presence.name)
+    promised = promises(presence.name) if promises else None
+    receiver = Receiver(spool, policy_of, metrics or NoMetrics(), slots, promised)
     flusher = Flusher(receiver, record, presence, Barrier(settings.run))
     flusher.start()
     gc.freeze()
     _log.info("receiver ready", number=number, incarnation=spool.incarnation)
-    accept(listener, receiver, stop)
-    listener.close()
+    accept(listener, receiver, stop, tls_listener)
+    for door in filter(None, (listener, tls_listener)):
+        door.close()
     drain(receiver)
+    slots.leave()
     if flusher.finish():
         presence.leave()
     else:  # the lock file stays: core takes this receiver for dead, and adopts what was not recorded from the spool
         _log.error("stopped with arrivals that could not be recorded", number=number)
 
 
-def _policy(settings: Settings, allowed: Callable[[str, str], bool], watermark: Watermark) -> Policy:
-    return Policy(
-        aets=settings.aet,
-        allowed=allowed,
-        max_associations=-(-settings.max_associations // settings.receivers),
-        max_pdu=settings.max_pdu,
-        free_space_ok=lambda: watermark.ok,
-    )
-
-
-def accept(listener: socket.socket, receiver: Receiver, stop: threading.Event) -> None:
+def accept(
+    listener: socket.socket | None,
+    receiver: Receiver,
+    stop: threading.Event,
+    tls_listener: socket.socket | None = None,
+) -> None:
     """Takes connections until `stop` is set."""
-    listener.setblocking(False)
+    doors = {each.fileno(): each for each in (listener, tls_listener) if each is not None}
     poll = select.poll()
-    poll.register(listener, select.POLLIN)
+    for each in doors.values():
+        each.setblocking(False)
+        poll.register(each, select.POLLIN)
     while not stop.is_set():
-        if not poll.poll(200):
-            continue
-        time.sleep(_COURTESY * min(len(receiver.sockets), 10))
-        try:
-            sock, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            continue  # another receiver was faster, or the peer has gone
-        except OSError as fault:  # no descriptor left, most likely: those in use come back
-            _log.error("cannot accept", fault=fault.strerror)
-            stop.wait(0.1)
-            continue
-        receiver.connected(sock, address[0].removeprefix("::ffff:"))
+        for fd, _ in poll.poll(200):
+            time.sleep(_COURTESY * min(len(receiver.sockets), 10))
+            try:
+                sock, address = doors[fd].accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # another receiver was faster, or the peer has gone
+            except OSError as fault:  # no descriptor left, most likely: those in use come back
+                _log.error("cannot accept", fault=fault.strerror)
+                stop.wait(0.1)
+                continue
+            receiver.connected(sock, address[0].removeprefix("::ffff:"), secure=doors[fd] is tls_listener)
 
 
 def drain(receiver: Receiver, patience: float = DRAIN) -> None:
-    """Lets associations end by themselves for a while, then aborts them."""
+    """Lets associations end by themselves for a while, then aborts them; new ones are rejected."""
+    receiver.draining = True
     deadline = time.monotonic() + patience
     while not receiver.idle() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from radnode import metrics, settings
 from radnode.domain.errors import SettingsError
 from radnode.domain.routing import Senders
-from radnode.run import receiver
-from radnode.run.lifeline import StopSignal
+from radnode.run import live, receiver
+from radnode.run.commitment import Promises
+from radnode.run.lifeline import HangUp, StopSignal
+from radnode.run.live import tls_of
 from radnode.run.reload import addresses_of, senders_of
 from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Unavailable, boot_time
-from radnode.state.presence import present
+from radnode.state.presence import is_alive, present
 from radnode.telemetry import set_up
 
 _BACKLOG = 256
@@ -30,32 +34,50 @@ _MOST_CALLERS = 100  # AE titles that get a label of their own; hostile ones can
 
 
 def run(node: Settings, stop: StopSignal) -> int:
-    """Binds the port and keeps `RADNODE_RECEIVERS` receivers alive on it. Raises SettingsError where it is taken."""
-    with _listen(node) as listener:
-        supervisor = Supervisor()
-        env = settings.inherited() | settings.environment(node)
-        for number in range(node.receivers):
-            command = [sys.executable, "-m", "radnode.run.receiving", str(listener.fileno()), str(number)]
-            supervisor.add(Part(f"receiver-{number}", command, env, (listener.fileno(),)))
-        code = supervisor.watch(stop)
-        listener.close()
-        supervisor.stop()
-        return code
+    """Binds the ports and keeps `RADNODE_RECEIVERS` receivers alive on them. Raises SettingsError where one is taken.
+
+    On SIGHUP what may change while they run is read again.
+    """
+    tls_of(node)
+    if not is_alive(node.run, "supervisor"):  # of a whole node: it reads the settings again itself
+        live.begin(node)
+    ports = [port for port in (node.port, node.tls_port) if port]
+    if not ports:
+        raise SettingsError("there is no DICOM port", remedy="set RADNODE_PORT or RADNODE_TLS_PORT")
+    with ExitStack() as stack:
+        listeners = {port: stack.enter_context(_listen(node, port)) for port in ports}
+        supervisor = _receivers(node, [listeners[port].fileno() if port else -1 for port in (node.port, node.tls_port)])
+        hung_up = HangUp()
+        code = supervisor.watch(stop, lambda: hung_up.then(lambda: live.reload(node)))
+    for part in supervisor.parts:  # all at once: each of them takes its time
+        if part.process is not None:
+            part.process.send_signal(signal.SIGTERM)
+    supervisor.stop()
+    return code
 
 
-def _listen(node: Settings) -> socket.socket:
+def _receivers(node: Settings, fds: list[int]) -> Supervisor:
+    supervisor = Supervisor()
+    env = settings.inherited() | settings.environment(node)
+    for number in range(node.receivers):
+        command = [sys.executable, "-m", "radnode.run.receiving", str(number), *map(str, fds)]
+        supervisor.add(Part(f"receiver-{number}", command, env, [fd for fd in fds if fd >= 0]))
+    return supervisor
+
+
+def _listen(node: Settings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in node.host else socket.AF_INET
     deadline = time.monotonic() + _LETTING_GO
     while True:
         try:
-            return socket.create_server((node.host, node.port), family=family, backlog=_BACKLOG)
+            return socket.create_server((node.host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and _receivers_left(node) and time.monotonic() < deadline:
                 time.sleep(0.1)
                 continue
             raise SettingsError(
-                f"the DICOM port {node.host}:{node.port} cannot be opened: {os.strerror(error.errno or 0)}",
-                remedy="stop what listens there, or set RADNODE_PORT (and RADNODE_HOST); "
+                f"the DICOM port {node.host}:{port} cannot be opened: {os.strerror(error.errno or 0)}",
+                remedy="stop what listens there, or set RADNODE_PORT or RADNODE_TLS_PORT (and RADNODE_HOST); "
                 "ports below 1024 need privileges",
             ) from None
 
@@ -135,7 +157,7 @@ class _Prometheus:
         metrics.associations_open.inc(delta)
 
 
-def receive(node: Settings, listener: socket.socket, number: int) -> None:
+def receive(node: Settings, number: int, listener: socket.socket | None, tls_listener: socket.socket | None) -> None:
     """One receiver, to its end."""
     ledger = Ledger(node.home, node.database_url)
     ledger.ready(wait=60)
@@ -145,15 +167,26 @@ def receive(node: Settings, listener: socket.socket, number: int) -> None:
         with ledger.begin() as tx:
             intake.record(tx, arrivals, ends, clock_offset=offset)
 
-    receiver.serve(node, listener, number, record, allowed=AllowedSenders(ledger), metrics=_Prometheus())
+    receiver.serve(
+        node,
+        listener,
+        number,
+        record,
+        allowed=AllowedSenders(ledger),
+        metrics=_Prometheus(),
+        tls_listener=tls_listener,
+        promises=lambda name: Promises(ledger, node.spool, name),
+    )
 
 
-def main(fd: int, number: int) -> None:
+def main(number: int, plain: int, secure: int) -> None:
+    """Receiver `number` on the ports with these descriptors; -1: none."""
     node = settings.load()
     set_up(node, "receiver")
-    with socket.socket(fileno=fd) as listener:
-        receive(node, listener, number)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket(fileno=fd)) if fd >= 0 else None for fd in (plain, secure)]
+        receive(node, number, *listeners)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

@@ -8,7 +8,7 @@ import os
 from rich.console import Console
 
 from radnode.domain.errors import SettingsError
-from radnode.run.lifeline import StopSignal
+from radnode.run.lifeline import HangUp, StopSignal
 from radnode.settings import Settings
 from radnode.telemetry import log, set_up
 
@@ -21,7 +21,7 @@ def prepare_home(settings: Settings) -> None:
         settings.run.mkdir(parents=True, exist_ok=True)
         probe = settings.run / ".writable"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # all parts do this at once
     except OSError as error:
         user = os.geteuid() if hasattr(os, "geteuid") else "this user"
         raise SettingsError(
@@ -34,20 +34,22 @@ def up(settings: Settings) -> int:
     """The whole node; returns the exit code."""
     prepare_home(settings)
     set_up(settings, "supervisor")
-    from radnode.run import node  # noqa: PLC0415
+    from radnode.run import live, node  # noqa: PLC0415
 
     stop = StopSignal()
+    hung_up = HangUp()
     whole = node.Node(settings)
+    live.begin(settings)
     announced = False
 
-    def announce_once() -> bool:
+    def each_turn() -> bool:
         nonlocal announced
         if not announced and whole.ready():
             announced = True
             node.announce(whole.settings)
-        return False
+        return hung_up.then(lambda: live.reload(settings))
 
-    code = whole.run(stop, announce_once)
+    code = whole.run(stop, each_turn)
     log().info("stopped")
     return code
 

@@ -18,6 +18,7 @@ from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
+from radnode.run.commitment import Reporter
 from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
 from radnode.run.lifeline import StopSignal
@@ -56,6 +57,7 @@ class Worker:
         self.runner = Runner(settings, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
+        self.reporter = Reporter(settings, self.ledger, self.name, self.stopping)
 
     def run(self, stop: StopSignal) -> None:
         """Works until `stop`; then lets what runs end within a few seconds, and gives the rest back."""
@@ -87,8 +89,12 @@ class Worker:
 
     def _action(self, queue: str) -> Any:
         if queue == "deliver":
-            return self.deliverer.drain
+            return self._deliver
         return lambda: self._drain(queue)
+
+    def _deliver(self) -> None:
+        self.deliverer.drain()
+        self.reporter.drain()
 
     def _threads(self, queue: str) -> int:
         return DELIVERY_THREADS if queue == "deliver" else self.settings.workers

@@ -37,7 +37,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class AssociationEnd:
-    """How an association ended: `released`, `aborted` (by either side) or `lost` (time-out, connection gone)."""
+    """How an association ended: `released`, `aborted` (by either side) or `lost` (time-out, connection gone).
+
+    Attributes:
+        seen: when, in seconds on the host's boot-time clock.
+    """
 
     association: str
     how: str
@@ -47,3 +51,4 @@ class AssociationEnd:
     instances: int
     opened_at: float
     closed_at: float
+    seen: float = 0.0

@@ -22,6 +22,8 @@ from radnode.state.ledger import insert_new, note, take_turns
 
 RECEIVED, WAITING, SENDING, REPORTED, PARKED = "received", "waiting", "sending", "reported", "parked"
 _column = schema.commitment.c
+_LEASE = 600.0  # seconds after which a claim that a fault came between may be taken over
+_SLOWEST = 600.0  # seconds between two attempts, at most
 _CHUNK = 500  # SQLite takes a limited number of variables in one statement
 
 
@@ -85,7 +87,7 @@ def let_go(tx: Connection, associations: Collection[str]) -> None:
 def release_lost(tx: Connection, owner: str) -> None:
     """Gives back what a dead receiver or worker had in hand."""
     held = and_(_column.owner == owner, _column.state.in_((RECEIVED, WAITING, SENDING)))
-    tx.execute(update(schema.commitment).where(held, _column.state == SENDING).values(state=WAITING))
+    tx.execute(update(schema.commitment).where(held, _column.state == SENDING).values(state=WAITING, not_before=0.0))
     tx.execute(update(schema.commitment).where(held).values(association="", owner=""))
 
 
@@ -98,7 +100,7 @@ def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
     """Takes the oldest one due whose peer is not being told of another one just now."""
     take_turns(tx, "deliver")
     oldest = select(_column.id).where(_able(now)).order_by(_column.id).limit(1).scalar_subquery()
-    taken = {"state": SENDING, "owner": owner, "attempts": _column.attempts + 1}
+    taken = {"state": SENDING, "owner": owner, "attempts": _column.attempts + 1, "not_before": now + _LEASE}
     return tx.execute(
         update(schema.commitment).where(_column.id == oldest).values(taken).returning(schema.commitment)
     ).first()
@@ -111,8 +113,10 @@ def runnable(tx: Connection, now: float) -> int:
 
 def _able(now: float) -> Any:
     other = schema.commitment.alias()
-    served = exists().where(other.c.calling_aet == _column.calling_aet, other.c.state == SENDING)
-    return and_(_column.state == WAITING, _column.association == "", _column.not_before <= now, ~served)
+    busy = and_(other.c.state == SENDING, other.c.not_before > now)
+    served = exists().where(other.c.calling_aet == _column.calling_aet, busy)
+    due = and_(_column.state.in_((WAITING, SENDING)), _column.not_before <= now)
+    return and_(due, _column.association == "", ~served)
 
 
 def reported(tx: Connection, row: Row[Any], committed: Sequence[str], failed: Sequence[str]) -> bool:
@@ -130,7 +134,7 @@ def reported(tx: Connection, row: Row[Any], committed: Sequence[str], failed: Se
 
 def postpone(tx: Connection, row: Row[Any], error: str, now: float) -> None:
     """Back to waiting, later; so are the others of this peer."""
-    again = {"state": WAITING, "owner": "", "error": error, "not_before": now + backoff(row.attempts)}
+    again = {"state": WAITING, "owner": "", "error": error, "not_before": now + backoff(row.attempts, cap=_SLOWEST)}
     if tx.execute(update(schema.commitment).where(_ours(row)).values(again)).rowcount == 1:
         others = and_(_column.calling_aet == row.calling_aet, _column.state == WAITING, _column.association == "")
         tx.execute(update(schema.commitment).where(others).values(not_before=again["not_before"]))

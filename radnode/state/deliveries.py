@@ -35,14 +35,14 @@ def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
 
 
 def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
-    """The results this destination has not taken yet, in the order in which the job made them."""
-    result = schema.result.c
-    taken = exists().where(
-        schema.sent.c.delivery_id == delivery.id,
-        schema.sent.c.sop_instance_uid == result.sop_instance_uid,
-        schema.sent.c.stored,
-    )
-    query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(result.position)
+    """The results this destination has not taken yet, in the order in which the job made them.
+
+    Those it has refused before come last: one at which it always breaks off holds up no other.
+    """
+    result, answer = schema.result.c, schema.sent.c
+    mine = and_(answer.delivery_id == delivery.id, answer.sop_instance_uid == result.sop_instance_uid)
+    taken, refused = exists().where(mine, answer.stored), exists().where(mine)
+    query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(refused, result.position)
     return tx.execute(query).all()
 
 

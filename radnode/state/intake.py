@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, exists, func, select, update
 
 from radnode.domain.jobs import SeriesState
-from radnode.state import schema
+from radnode.state import commitments, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.ledger import insert_new, note, take_turns
 
@@ -44,8 +44,35 @@ def record(
         tx.execute(insert_new(tx, schema.instance), rows)
     for flawed in (each for each in arrivals if each.flaw):
         note(tx, "flawed", at=flawed.received_at, path=flawed.path, flaw=flawed.flaw, association=flawed.association)
+    for end in ends:
+        if tx.execute(insert_new(tx, schema.association), _association_row(end)).rowcount == 1 and end.instances:
+            _interrupted(tx, end, clock_offset)
     if ends:
-        tx.execute(insert_new(tx, schema.association), [_association_row(each) for each in ends])
+        commitments.let_go(tx, [each.association for each in ends])
+
+
+def _interrupted(tx: Connection, end: AssociationEnd, offset: float) -> None:
+    """An association broke off: its sender may come back, so the quiet time of what it carried starts anew."""
+    if end.how == "released":
+        return
+    series = schema.series.c
+    carried = exists().where(schema.instance.c.series_id == series.id, schema.instance.c.association == end.association)
+    seen = end.seen + offset
+    for row in tx.execute(select(series.id, series.study_id).where(series.state == RECEIVING, carried)).all():
+        for table, identity in ((schema.study, row.study_id), (schema.series, row.id)):
+            moved = {"changes": table.c.changes + 1, "seen": case((table.c.seen > seen, table.c.seen), else_=seen)}
+            tx.execute(update(table).where(table.c.id == identity).values(moved))
+        note(
+            tx,
+            "association broken off",
+            at=end.closed_at,
+            study_id=row.study_id,
+            series_id=row.id,
+            how=end.how,
+            calling_aet=end.calling_aet,
+            instances=end.instances,
+            association=end.association,
+        )
 
 
 def _unknown(tx: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:

@@ -1,0 +1,146 @@
+"""A disk that fills: what was acknowledged stays, nobody is thrown out, and all goes on when there is room again."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from radnode.testing.sink import SinkPacs
+from tests.peers import Node, until
+from tests.receiving import NO_DATA_SET, Peer, command, data_set, pdu, pdv, request
+from tests.road import QUICK, apps_folder, destinations, job_in, push, settled, small_ct
+from tests.test_power_loss import acknowledged, assert_nothing_is_lost, data_set_digest, in_ledger, pushing
+
+MIB = 1 << 20
+OUT_OF_RESOURCES, TRANSIENT = 0xA700, (2, 3, 2)
+QUIET = "complete: {series: 1h, study: 1h}\nrules: []\n"
+
+
+class Disk:
+    """A small file system, and a file on it that takes all the room there is."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._ballast = root, root / "ballast"
+
+    def fill(self) -> None:
+        """To the last byte."""
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            for size in (MIB, 4096, 1):
+                try:
+                    while True:
+                        os.write(fd, bytes(size))
+                except OSError as fault:
+                    assert fault.errno == errno.ENOSPC
+        finally:
+            os.close(fd)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "radnode-test", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here (that needs root, and its right to mount): {done.stderr}")
+    yield Disk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def start(disk: Disk) -> Iterator[Callable[..., Node]]:
+    """Starts a node whose home, log and all lie on the small disk."""
+    nodes: list[Node] = []
+
+    def start(routing: str, **options: object) -> Node:
+        nodes.append(Node(disk.root / f"node{len(nodes)}", routing, start=False, **options))  # type: ignore[arg-type]
+        nodes[-1].start()
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        print(node.output()[-20_000:])
+        node.stop()
+
+
+def store(peer: Peer, size: int = 500_000) -> tuple[str, int]:
+    uid = generate_uid()
+    return uid, peer.store(uid, data_set(uid, PixelData=bytes(size))).status
+
+
+def echo(peer: Peer) -> int:
+    return peer.send(pdu(4, pdv(1, 3, command(uid=None, field=0x0030, data=NO_DATA_SET)))).response().status
+
+
+def living_parts(node: Node) -> set[int]:
+    return set(node.pids())
+
+
+def test_a_disk_that_fills_refuses_for_now_and_takes_again_when_there_is_room(
+    disk: Disk, start: Callable[..., Node]
+) -> None:
+    node = start(QUIET)
+    before = living_parts(node)
+    kept: list[str] = []
+    with Peer(node.port) as peer:
+        peer.accepted()
+        statuses = []
+        for uid, status in (store(peer) for _ in itertools.count()):
+            statuses.append(status)
+            if status:
+                break
+            kept.append(uid)
+        assert statuses[-1] == OUT_OF_RESOURCES
+        assert 50 < len(kept) < 190
+        disk.fill()
+        assert store(peer)[1] == OUT_OF_RESOURCES
+        assert echo(peer) == 0
+        with Peer(node.port) as another:
+            assert another.send(request()).rejected() == TRANSIENT
+        time.sleep(3)  # all parts have met the full disk by now
+        disk.free()
+        room(node, kept[:40])
+        until(lambda: store(peer)[1] == 0, "the same association stores again")
+        with Peer(node.port) as another:
+            another.accepted().release()
+        peer.release()
+    until(lambda: set(kept) <= set(in_ledger(node).values()), "all that was acknowledged is in the ledger")
+    places = {uid: node.home / "spool" / path for path, uid in in_ledger(node).items()}
+    assert all(places[uid].stat().st_size > 500_000 for uid in kept[40:])
+    assert living_parts(node) == before
+
+
+def room(node: Node, uids: list[str]) -> None:
+    """Removes some instances, as retention would."""
+    until(lambda: set(uids) <= set(in_ledger(node).values()), "they are in the ledger")
+    for path, uid in in_ledger(node).items():
+        if uid in uids:
+            (node.home / "spool" / path).unlink()
+
+
+def test_a_disk_that_is_full_again_and_again_under_load_loses_nothing_acknowledged(
+    disk: Disk, start: Callable[..., Node]
+) -> None:
+    node = start(QUIET)
+    before = living_parts(node)
+    with pushing(node, 2) as pushers:
+        for _ in range(3):
+            until(lambda n=len(acknowledged(pushers)): len(acknowledged(pushers)) > n + 5, "instances are taken")
+            disk.fill()
+            time.sleep(1.5)
+            disk.free()
+    assert {status for each in pushers for status in each.unexpected} <= {"A700"}
+    assert_nothing_is_lost(node, acknowledged(pushers))
+    assert living_parts(node) == before
