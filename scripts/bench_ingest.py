@@ -107,19 +107,16 @@ def processes(*commands: list[str], port: int, **how: object) -> Iterator[list[i
 
 @contextmanager
 def radnode(home: Path, port: int) -> Iterator[list[int]]:
-    """The receivers as `radnode receive` starts them, with a ledger of their own."""
+    """`radnode receive`, with a ledger of its own that `radnode core` would have made."""
     home.mkdir()
-    environment = {"RADNODE_HOME": str(home), "RADNODE_LOG_LEVEL": "warning"}
-    node = settings.load(environment, dotenv=home / "none")
-    ledger = Ledger(node.home)
+    own = {"RADNODE_HOME": str(home), "RADNODE_HOST": "127.0.0.1", "RADNODE_PORT": str(port)}
+    own |= {"RADNODE_LOG_LEVEL": "warning", "REDIS_URL": "redis://127.0.0.1:1"}  # receivers do not need the broker
+    ledger = Ledger(settings.load(own, dotenv=home / "none").home)
     ledger.migrate()
     ledger.close()
-    with socket.create_server(("127.0.0.1", port), backlog=256) as listener:
-        command = [sys.executable, "-m", "radnode.run.receiving", str(listener.fileno())]
-        commands = [[*command, str(number)] for number in range(node.receivers)]
-        env = os.environ | settings.environment(node)
-        with processes(*commands, port=port, env=env, pass_fds=[listener.fileno()]) as pids:
-            yield pids
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RADNODE_")} | own
+    with processes([sys.executable, "-m", "radnode.cli", "receive"], port=port, env=env, cwd=home) as pids:
+        yield pids
 
 
 @contextmanager

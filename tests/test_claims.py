@@ -383,13 +383,13 @@ def test_two_claims_at_the_same_moment_do_not_both_get_one_destination(ledger: L
             assert do(ledger, deliveries.delivered, one, 1)
 
 
-def test_what_a_destination_has_taken_is_not_pending_again(ledger: Ledger) -> None:
+def test_what_a_destination_has_taken_is_not_pending_again_and_what_it_refused_comes_last(ledger: Ledger) -> None:
     make_done(ledger, "a", 1, 2, 3)
     delivery = claimed_delivery(ledger)
     answers = [("2.25.1", 0x0000, "", True), ("2.25.2", 0xA700, "full\0", False)]
     do(ledger, deliveries.record_sent, delivery, answers)
     do(ledger, deliveries.record_sent, delivery, answers)
-    assert [each.sop_instance_uid for each in do(ledger, deliveries.pending, delivery)] == ["2.25.2", "2.25.3"]
+    assert [each.sop_instance_uid for each in do(ledger, deliveries.pending, delivery)] == ["2.25.3", "2.25.2"]
     do(ledger, deliveries.record_sent, delivery, [("2.25.2", 0x0000, "", True), ("2.25.1", None, "", False)])
     assert [each.sop_instance_uid for each in do(ledger, deliveries.pending, delivery)] == ["2.25.3"]
     assert {each.sop_instance_uid: each.stored for each in rows(ledger, schema.sent)} == {

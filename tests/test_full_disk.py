@@ -103,7 +103,7 @@ def test_a_disk_that_fills_refuses_for_now_and_takes_again_when_there_is_room(
                 break
             kept.append(uid)
         assert statuses[-1] == OUT_OF_RESOURCES
-        assert 50 < len(kept) < 190
+        assert 50 < len(kept) < 200
         disk.fill()
         assert store(peer)[1] == OUT_OF_RESOURCES
         assert echo(peer) == 0

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from radnode.testing.sink import SinkPacs
 from tests.peers import Node, Process, listens, until
 from tests.road import (
     QUICK,
+    apply,
     apps_folder,
     delivery_in,
     destinations,
@@ -26,6 +28,7 @@ from tests.road import (
     settled,
     small_ct,
     study,
+    study_uid,
     uids,
 )
 
@@ -241,12 +244,36 @@ def test_an_app_killed_from_outside_is_run_again(wounded: Node, pacs: SinkPacs, 
 def test_a_sender_whose_receiver_was_killed_comes_back_and_the_series_is_one_job(
     wounded: Node, pacs: SinkPacs, tmp_path: Path, seed: int
 ) -> None:
+    rules = wounded.routing.read_text()
+    apply(wounded, rules.replace(QUICK, "complete: {series: 4s, study: 5s}\n"))
     files = small_ct(tmp_path / "study", seed)
     arrived = len(pacs.received)
     with Sender(wounded.peer) as sender:
         assert [sender.store(read_outgoing(each)).status for each in files[:2]] == [0, 0]
         kill(wounded, "receivers")
         uid = push(wounded, files)  # a PACS begins again from the first image
+    found = settled(wounded, uid)
+    apply(wounded, rules)
+    assert len(found["jobs"]) == 1
+    assert found["series"][0]["instances"] == len(files)
+    assert_once(pacs, arrived, 2)
+
+
+def test_nothing_is_taken_as_complete_while_nobody_listens(
+    wounded: Node, pacs: SinkPacs, tmp_path: Path, seed: int
+) -> None:
+    """The receivers are stopped for much longer than the quiet time: what the sender still has cannot come in."""
+    files = small_ct(tmp_path / "study", seed)
+    arrived = len(pacs.received)
+    parent, *_ = pids_of(wounded, "receivers' parent")
+    push(wounded, files[:2])
+    os.kill(parent, signal.SIGSTOP)  # it starts no receiver again
+    kill(wounded, "receivers")
+    until(lambda: wounded.output().count("receiver died") >= 2, "core has seen it")
+    time.sleep(3)
+    assert study(wounded, study_uid(files))["series"][0]["state"] == "receiving"
+    os.kill(parent, signal.SIGCONT)
+    uid = push(wounded, files[2:])
     found = settled(wounded, uid)
     assert len(found["jobs"]) == 1
     assert found["series"][0]["instances"] == len(files)

@@ -29,7 +29,6 @@ from radnode.state.ledger import Ledger, Record, Unavailable
 from radnode.state.presence import Barrier, present
 from radnode.telemetry import log
 
-
 _GIVE_UP = 7 * 86400.0
 
 

@@ -63,6 +63,7 @@ class Core:
         self.completion = Completion(settings, self.ledger, self.catalog, self.tickets)
         self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
         self._awaited = 0
+        self._deaf = True
         self._timers: dict[str, float] = {}
 
     def run(self, stop: StopSignal) -> None:
@@ -172,6 +173,8 @@ class Core:
     def _complete(self) -> None:
         """Two steps, so that silence is never taken for completeness: first something looks quiet, and the barrier is
         raised; once every living receiver has flushed past it, what is *still* quiet is complete."""
+        if not self._listening():
+            return
         routing, now = self.routing_file.routing, self.ledger.now()
         series_quiet = min([routing.complete.series, *(rule.complete.series for rule in routing.rules)])
         study_quiet = min([routing.complete.study, *(rule.complete.study for rule in routing.rules)])
@@ -197,6 +200,15 @@ class Core:
         for row in studies:
             if row.seen + study_quiet <= self._judged_at:
                 self.completion.study(row, routing)
+
+    def _listening(self) -> bool:
+        """Without a living receiver silence means nothing; when there is one again, senders get a whole quiet time."""
+        heard = any(each.alive for each in present(self.settings.run, "receiver-"))
+        if heard and self._deaf:
+            with self.ledger.begin() as tx:
+                intake.restart_quiet_time(tx, self.ledger.now())
+        self._deaf = not heard
+        return heard
 
     # ---- now and then -------------------------------------------------------------------------------------------
 

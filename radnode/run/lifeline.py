@@ -53,7 +53,7 @@ class StopSignal:
 
 
 class HangUp:
-    """Notes SIGHUP, which means: read the settings again. In a terminal it means that the terminal has gone: untouched."""
+    """Notes SIGHUP: read the settings again. In a terminal it means that this has gone, and ends the process."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

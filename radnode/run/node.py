@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from radnode.domain.errors import SettingsError
-from radnode.run import broker
+from radnode.run import broker, live
 from radnode.run.lifeline import StopSignal
 from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings, environment, inherited
@@ -39,6 +39,7 @@ class Node:
             return self.supervisor.watch(stop, each_turn)
 
     def _start(self) -> None:
+        live.begin(self.settings)
         if self.embedded:
             presence = Presence(self.settings.run, "valkey")  # held by the server too: it outlives a killed supervisor
             self.supervisor.add(Part("valkey", broker.embedded_command(self.settings), pass_fds=(presence.fd,)))

@@ -39,7 +39,6 @@ def up(settings: Settings) -> int:
     stop = StopSignal()
     hung_up = HangUp()
     whole = node.Node(settings)
-    live.begin(settings)
     announced = False
 
     def each_turn() -> bool:
