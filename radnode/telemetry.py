@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -21,6 +22,8 @@ from radnode.settings import Settings
 from radnode.state.presence import Presence
 
 _MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
+_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_mostrecent")
+_METRICS_ROOM = 128 * 1024
 
 
 def set_up(settings: Settings, part: str) -> None:
@@ -34,6 +37,8 @@ def set_up(settings: Settings, part: str) -> None:
     name = _claim_name(folder, part)
     for stale in folder.glob(f"gauge_*_{name}.db"):
         stale.unlink(missing_ok=True)
+    for kind in _KINDS:
+        _reserve(folder / f"{kind}_{name}.db")
     os.environ[_MULTIPROC] = str(folder)
     from prometheus_client import values  # noqa: PLC0415 - it looks for the folder when it is imported
 
@@ -42,6 +47,14 @@ def set_up(settings: Settings, part: str) -> None:
 
 def _folder(settings: Settings) -> Path:
     return settings.run / "metrics"
+
+
+def _reserve(file: Path) -> None:
+    """Has the disk's room for a file of metrics. They are written through a map: a hole in it would be a SIGBUS, once
+    the disk is full."""
+    with file.open("ab") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, max(_METRICS_ROOM, os.fstat(opened.fileno()).st_size))
 
 
 def _claim_name(folder: Path, part: str) -> str:
@@ -79,11 +92,24 @@ def _set_up_logs(settings: Settings, part: str) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(part=part)
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s", force=True)
+
+
+class _Stderr:
+    """Standard error, for logs. What it does not take, since the disk behind it is full or nobody reads it any more, is
+    lost: no association and no job ends for that."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 class Health:

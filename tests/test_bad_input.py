@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -35,6 +34,8 @@ from tests.road import (
 
 CONFIG = 78
 FORWARD = "rules: [{name: everything, send_to: [a]}]\n"
+pytestmark = pytest.mark.timeout(400)  # several starts of a node; on a busy machine each takes its time
+
 _seeds = count(5000)
 
 
@@ -310,7 +311,7 @@ def listening(pids: list[int]) -> set[tuple[str, int]]:
     for pid in pids:
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             try:
-                inodes.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+                inodes.add(str(fd.readlink()).removeprefix("socket:[").removesuffix("]"))
             except OSError:
                 continue
     found = set()

@@ -43,6 +43,8 @@ from tests.receiving import (
     wait_for,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # they are meant to be
+
 INVALID, MISTYPED, UNRECOGNIZED, UNKNOWN_PDU, UNEXPECTED = 6, 0x0212, 0x0211, 1, 2
 
 

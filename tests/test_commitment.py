@@ -27,8 +27,6 @@ from tests.peers import Node, Orthanc, free_port, until
 from tests.receiving import EXPLICIT, IMPLICIT, encode
 from tests.road import events, small_ct, study
 
-pytest_plugins = ["tests.databases"]
-
 PUSH_MODEL, WELL_KNOWN = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
 
 
@@ -303,9 +301,10 @@ def test_a_request_cut_short_or_garbled_anywhere_is_refused_or_says_less_and_not
 
 
 def recorded(ledger: Ledger, transaction: str = "1.2", association: str = "", aet: str = "MODALITY") -> None:
+    owner = "receiver-0-a" if association else ""
+    titles = {"calling_aet": aet, "called_aet": "RADNODE", "peer": "10.0.0.1"}
     with ledger.begin() as tx:
-        commitments.record(tx, transaction, [("1.2.3", "4.5.6")], calling_aet=aet, called_aet="RADNODE",
-                           peer="10.0.0.1", association=association, owner="receiver-0-a" if association else "")  # fmt: skip
+        commitments.record(tx, transaction, [("1.2.3", "4.5.6")], **titles, association=association, owner=owner)
 
 
 def let_on(ledger: Ledger) -> None:

@@ -144,3 +144,64 @@ def test_a_disk_that_is_full_again_and_again_under_load_loses_nothing_acknowledg
     assert {status for each in pushers for status in each.unexpected} <= {"A700"}
     assert_nothing_is_lost(node, acknowledged(pushers))
     assert living_parts(node) == before
+
+
+FILLER = '''
+"""Fills the disk with its own scratch file as long as it is told to."""
+from pathlib import Path
+from radnode import App, SecondaryCapture
+
+class Filler(App):
+    name, version = "filler", "1"
+
+    def process(self, series, options):
+        if Path(__file__).with_name("fill").exists():
+            with open("scratch", "wb") as scratch:
+                while True:
+                    scratch.write(bytes(1 << 20))
+        yield SecondaryCapture.overlay(series.volume(), series.volume() > 60)
+'''
+
+
+def test_a_job_that_fills_the_disk_fails_alone_and_is_run_again_from_the_originals(
+    disk: Disk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+) -> None:
+    apps = apps_folder(tmp_path / "apps", filler=FILLER)
+    (apps / "fill").touch()
+    rules = "rules: [{name: filler, app: filler, send_to: [a], when: {Modality: CT}}]\n"
+    node = start(QUICK + destinations(a=sink) + rules, apps=apps)
+    before = living_parts(node)
+    files = small_ct(tmp_path / "ct", 5)
+    uid = push(node, files)
+    job = job_in(node, uid, "failed")
+    assert "No space left on device" in job["error"]
+    with Peer(node.port) as peer:
+        peer.accepted(calling=b"MODALITY")
+        until(lambda: store(peer, 1000)[1] == 0, "what the job took is free again")
+        peer.release()
+    (apps / "fill").unlink()
+    node.cli("retry", job["id"])
+    settled(node, uid)
+    assert len(sink.received) == len(set(sink.uids())) == 1
+    assert before <= living_parts(node)
+
+
+def test_a_job_that_meets_a_full_disk_is_done_once_there_is_room(
+    disk: Disk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+) -> None:
+    rules = "rules: [{name: test, app: test, send_to: [a], when: {Modality: CT}}]\n"
+    node = start(QUICK + destinations(a=sink) + rules)
+    before = living_parts(node)
+    uid = push(node, small_ct(tmp_path / "ct", 6))
+    disk.fill()
+    time.sleep(6)  # its series is complete meanwhile, or would be
+    assert sink.received == []
+    disk.free()
+    done = until(lambda: node.json("studies", uid)[0]["state"] in ("done", "attention"), "the study comes to an end")
+    for job in node.json("studies", uid)[0]["jobs"]:
+        if job["state"] == "failed":
+            node.cli("retry", job["id"])
+    settled(node, uid)
+    assert done
+    assert len(sink.received) == 2
+    assert before <= living_parts(node)

@@ -54,6 +54,8 @@ PARTS = {  # how the processes are told apart
     "valkey": "valkey",
 }
 RADNODE = [sys.executable, "-m", "radnode.cli"]
+pytestmark = pytest.mark.timeout(400)  # several starts of a node; on a busy machine each takes its time
+
 _seeds = count(3000)
 
 StartNode = Callable[..., Node]

@@ -72,6 +72,8 @@ class Fragile(radnode.App):
         yield radnode.SecondaryCapture(Image.new("RGB", (8, 8)), description=f"{len(series)} images")
 """
 FORWARD = "rules: [{name: everything, send_to: [a]}]\n"
+pytestmark = pytest.mark.timeout(400)  # several starts of a node; on a busy machine each takes its time
+
 _seeds = count(1000)
 
 

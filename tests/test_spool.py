@@ -167,6 +167,23 @@ def test_a_receiver_is_alive_as_long_as_it_holds_its_lock(tmp_path: Path) -> Non
     assert not receiver_alive(tmp_path, "abc")
 
 
+def test_files_of_a_receiver_that_starts_during_the_scan_are_left_to_it(spool: Spool, tmp_path: Path) -> None:
+    run, started = tmp_path / "run", []
+
+    def known(bucket: str) -> set[str]:
+        started.append(Presence(run, f"receiver-1-{spool.incarnation}"))
+        started.append(write(spool, "1.2.4", cut=10))
+        return set()
+
+    write(Spool(spool.root), "1.2.3").keep()
+    found = list(scan(spool, known, lambda incarnation: receiver_alive(run, incarnation), summarize))
+    assert [each.sop_instance_uid for each in found] == ["1.2.3"]
+    presence, incoming = started
+    assert incoming.size > 0
+    incoming.keep()
+    presence.leave()
+
+
 def test_power_lost_at_any_moment_loses_nothing_that_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

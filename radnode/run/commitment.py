@@ -100,7 +100,7 @@ class Promises:
 
     def reported(self, association: Association, report: Report) -> None:
         """Where the ledger does not take it, the peer hears it a second time."""
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(*Unavailable):
             row = self._oldest(association)
             if row is not None and row.transaction_uid == report.transaction_uid:
                 _settle(self._ledger, row, report)

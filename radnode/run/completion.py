@@ -14,10 +14,11 @@ from radnode.run.broker import Tickets
 from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.settings import Settings
 from radnode.state import intake, jobs
-from radnode.state.ledger import Ledger, Record, Transaction, note
+from radnode.state.ledger import Ledger, Record, Transaction, Unavailable, note
 from radnode.telemetry import log
 
 FORWARD = "original"
+_FAULT_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ class Completion:
         """Whether a rule's longer quiet time is still being waited for, and nothing new has come since."""
         changes, until = self._later.get((kind, row.id), (-1, 0.0))
         return changes == row.changes and now < until
+
+    def judge(self, kind: str, row: Record, routing: Routing) -> None:
+        """Judges a quiet series or study. One that cannot be judged is tried again later, and holds up no other."""
+        try:
+            (self.series if kind == "series" else self.study)(row, routing)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - whatever strangers' data brings about: it is this series' fault alone
+            log().exception("cannot be judged", kind=kind, row=row.id, again_in=_FAULT_PAUSE)
+            self._later[kind, row.id] = (row.changes, self._ledger.now() + _FAULT_PAUSE)
 
     def series(self, row: Record, routing: Routing) -> None:
         """Holds the series-level rules against a quiet series, makes their jobs, completes it."""

@@ -10,6 +10,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import redis
@@ -22,6 +23,7 @@ from radnode.run.apps import find
 from radnode.run.commitment import Gate
 from radnode.run.completion import Completion
 from radnode.run.lifeline import StopSignal
+from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
 from radnode.state import commitments, deliveries, intake, jobs
@@ -110,11 +112,11 @@ class Core:
 
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
-        alive = {each.name.rpartition("-")[2] for each in present(self.settings.run, "receiver-") if each.alive}
+        alive = partial(receiver_alive, self.settings.run)  # asked anew for each: receivers start while this runs
         with self.ledger.begin() as tx:
             sealed = value(tx, "sealed_before", "")
         closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
-        found = scan(self.spool, lambda b: self._known(b, sealed), alive.__contains__, summarize, self.ledger.now)
+        found = scan(self.spool, lambda b: self._known(b, sealed), alive, summarize, self.ledger.now)
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
             with self.ledger.begin() as tx:
@@ -196,10 +198,10 @@ class Core:
         self._awaited = 0
         for row in series:
             if row.seen + series_quiet <= self._judged_at:
-                self.completion.series(row, routing)
+                self.completion.judge("series", row, routing)
         for row in studies:
             if row.seen + study_quiet <= self._judged_at:
-                self.completion.study(row, routing)
+                self.completion.judge("study", row, routing)
 
     def _listening(self) -> bool:
         """Without a living receiver silence means nothing; when there is one again, senders get a whole quiet time."""

@@ -57,8 +57,9 @@ class Deliverer:
     def drain(self) -> None:
         """Claims and carries out deliveries until there is none that may start now."""
         while not self.stopping.is_set():
+            now = self.ledger.now()
             with self.ledger.begin() as tx:
-                delivery = deliveries.claim(tx, self.owner, self.ledger.now())
+                delivery = deliveries.claim(tx, self.owner, now)
             if delivery is None:
                 return
             with self.hands.on(delivery):
@@ -124,8 +125,9 @@ class Deliverer:
                 )
                 logger.info("delivered", instances=attempt.stored)
         elif attempt.transient:
+            now = self.ledger.now()
             with self.ledger.begin() as tx:
-                deliveries.postpone(tx, delivery, attempt.fault, self.ledger.now(), peer_down=attempt.peer_down)
+                deliveries.postpone(tx, delivery, attempt.fault, now, peer_down=attempt.peer_down)
             metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
             logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
         else:

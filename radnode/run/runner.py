@@ -37,6 +37,7 @@ from radnode.settings import Settings, environment, inherited, secret_variables
 _POLL = 0.5  # seconds between two looks at whether the job is still ours
 _NURSERY_SECONDS = 5.0
 _APP_ERROR = 1
+_LONGEST_ERROR = 4000
 LOG, JOB, OUT, ERROR = "job.log", "job.json", "out", "error.txt"
 
 
@@ -146,9 +147,9 @@ def _ending(message: str, folder: Path) -> Ending:
         return Ending("done")
     if code < 0:
         return Ending("crashed", f"killed by {signal.Signals(-code).name}")
-    error = folder / ERROR
-    if code == _APP_ERROR and error.exists():
-        return Ending("error", error.read_text(errors="replace"))
+    error = (folder / ERROR).read_text(errors="replace").rstrip() if (folder / ERROR).exists() else ""
+    if code == _APP_ERROR and error:
+        return Ending("error", error)
     return Ending("crashed", f"exited with code {code}")
 
 
@@ -269,13 +270,15 @@ def _say(text: str) -> None:
 
 
 def _report(folder: Path, text: str) -> int:
-    (folder / ERROR).write_text(text[:4000])
+    with (folder / ERROR).open("r+b") as file:
+        file.write(text.encode(errors="replace")[:_LONGEST_ERROR])
     return _APP_ERROR
 
 
 def write_assignment(folder: Path, assignment: Assignment) -> None:
     fields = {**vars(assignment), "label": vars(assignment.label)}
     (folder / JOB).write_text(json.dumps(fields))
+    (folder / ERROR).write_bytes(b" " * _LONGEST_ERROR)  # room to say that the disk is full
 
 
 def read_assignment(folder: Path) -> Assignment:

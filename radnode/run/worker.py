@@ -106,8 +106,9 @@ class Worker:
     def _drain(self, queue: str) -> None:
         """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
         while not self.stopping.is_set():
+            now = self.ledger.now()
             with self.ledger.begin() as tx:
-                job = jobs.claim(tx, queue, self.name, self.ledger.now())
+                job = jobs.claim(tx, queue, self.name, now)
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
                 return
@@ -118,7 +119,7 @@ class Worker:
         """A fault of the disk or the ledger interrupts a job, which is given back; any other of ours fails it."""
         try:
             self._run(job, inputs)
-        except (OSError, SpoolError, Unavailable) as error:
+        except (OSError, SpoolError, *Unavailable) as error:
             self.log.error("job interrupted", job=job.id[:12], error=str(error), remedy="it is run again by itself")
         except Exception as error:  # whatever it is: no job stays `running` with nobody at it
             self.log.exception("job broke the worker", job=job.id[:12])

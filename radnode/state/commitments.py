@@ -159,7 +159,7 @@ def wake_all(tx: Connection) -> None:
 def states(tx: Connection) -> dict[str, int]:
     """How many are not reported yet, by state."""
     query = select(_column.state, func.count()).where(_column.state != REPORTED).group_by(_column.state)
-    return dict(tx.execute(query).tuples().all())
+    return dict(tx.execute(query).all())
 
 
 def copies(tx: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:

@@ -93,6 +93,8 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
 def _join(tx: Connection, new: NewJob) -> None:
     higher = and_(_job.id == new.id, _job.priority > new.priority)
     tx.execute(update(schema.job).where(higher).values(priority=new.priority))
+    slower = and_(schema.delivery.c.job_id == new.id, schema.delivery.c.priority > new.priority)
+    tx.execute(update(schema.delivery).where(slower).values(priority=new.priority))
     add_destinations(tx, new.id, new.send_to)
     note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
 

@@ -17,14 +17,14 @@ from alembic.util.exc import CommandError
 from sqlalchemy import URL, Connection, Engine, Row, create_engine, event, func, insert, make_url, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.sql.schema import Table
 
 from radnode.domain.errors import LedgerError, NewerLedgerError
 from radnode.state import schema
 
-Unavailable = DBAPIError
-"""What a statement raises when the database does not answer or refuses; part of the house knows no SQLAlchemy."""
+Unavailable = (OperationalError, InterfaceError)
+"""What a statement raises when the database does not answer: it will, later. For the rooms that know no SQLAlchemy."""
 Transaction = Connection
 Record = Row[Any]
 """One row, its columns as attributes."""

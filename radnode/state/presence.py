@@ -33,6 +33,7 @@ class Presence:
         self.name = name
         self._path = folder / f"{name}.lock"
         self.fd = _create_locked(self._path)
+        _reserve(self.fd)
 
     def mark(self, barrier: int) -> None:
         """States that everything acknowledged before `barrier` was raised is in the ledger."""
@@ -90,6 +91,7 @@ class Barrier:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(folder / "barrier", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _reserve(self._fd)
 
     def read(self) -> int:
         return _read(self._fd)
@@ -120,6 +122,12 @@ def _names(path: Path, fd: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _reserve(fd: int) -> None:
+    """Has the disk's room for the number, so that a full disk stops no mark; a number already there stays."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, _NUMBER.size)
 
 
 def _read(fd: int) -> int:
