@@ -36,6 +36,7 @@ OfApp = Annotated[str, typer.Option("--app", help="Only jobs of this app.")]
 OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
 OfState = Annotated[str, typer.Option("--state", help="Only in this state.")]
 OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
+Limit = Annotated[int, typer.Option(help="How many at the most.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
 
 NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
@@ -149,7 +150,7 @@ def studies(
         str, typer.Argument(help="An accession number, a Patient ID or a UID; without: the newest.")
     ] = "",
     attention: Annotated[bool, typer.Option("--attention", help="Only studies where a person can act.")] = False,
-    limit: Annotated[int, typer.Option(help="How many at the most.")] = 50,
+    limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """What was received, what became of it rule by rule, and what to do about it."""
@@ -162,7 +163,7 @@ def studies(
 
 
 @app.command(rich_help_panel=LOOK)
-def jobs(state: OfState = "", of_app: OfApp = "", limit: int = 50, as_json: AsJson = False) -> None:
+def jobs(state: OfState = "", of_app: OfApp = "", limit: Limit = 50, as_json: AsJson = False) -> None:
     """The newest jobs."""
     from radnode.run import look
 

@@ -27,7 +27,7 @@ import redis
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from radnode.dicom.scu import Peer, read_outgoing, send
+from radnode.dicom.scu import read_outgoing, send
 from radnode.domain.errors import RadnodeError
 from radnode.testing import head_ct
 from tests.peers import Node, free_port
@@ -71,7 +71,9 @@ class Sink:
         place = self.folder / str(self.lives)
         place.mkdir(parents=True)
         command = [sys.executable, "-m", "radnode.testing.sink", "--port", str(self.port), "--folder", str(place)]
-        self.process = subprocess.Popen([*command, "--aet", self.aet], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, "--aet", self.aet], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def kill(self) -> None:
         if self.process is not None:
@@ -241,7 +243,9 @@ def settle(node: Node) -> list[str]:
     deadline = time.monotonic() + SETTLE
     while True:
         studies = node.json("studies", "--limit", "100000")
-        open_ones = [f"study {each['StudyInstanceUID']} is {each['state']}" for each in studies if each["state"] != "done"]
+        open_ones = [
+            f"study {each['StudyInstanceUID']} is {each['state']}" for each in studies if each["state"] != "done"
+        ]
         if not open_ones or time.monotonic() > deadline:
             return open_ones
         time.sleep(1)
@@ -264,7 +268,9 @@ def reconcile(node: Node, senders: Senders, results: Sink, copies: Sink) -> list
                 faults.append(f"copy of {uid}: {len(copied.get(uid, ()))} different versions")
         if len(made.get(study.uid, {})) != RESULTS_PER_STUDY:
             faults.append(f"study {study.uid}: {len(made.get(study.uid, {}))} results, pushed {study.pushes} times")
-    faults += [f"{uid} arrived with different bytes" for each in made.values() for uid, seen in each.items() if len(seen) > 1]
+    faults += [
+        f"{uid} arrived with different bytes" for each in made.values() for uid, seen in each.items() if len(seen) > 1
+    ]
     return faults
 
 

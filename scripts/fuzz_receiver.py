@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydicom import Dataset
 
 from radnode.dicom import acceptor
 from radnode.dicom.headers import read_attributes, summarize
 from radnode.dicom.negotiation import Policy
 from radnode.domain.errors import NotDicomError
+from radnode.run.commitment import Promises
 from radnode.run.receiver import NoMetrics, Receiver
+from radnode.state.ledger import Ledger
 from radnode.state.spool import Spool
 from tests.receiving import (
     BIG,
@@ -44,6 +47,7 @@ from tests.receiving import (
     data_set,
     deflate,
     element,
+    encode,
     item,
     open_descriptors,
     pdu,
@@ -52,6 +56,7 @@ from tests.receiving import (
     store,
 )
 
+PUSH_MODEL = "1.2.840.10008.1.20.1"
 Pdus = list[tuple[int, bytes]]
 LONGEST = 48_000  # bytes of a case: they all wait in the socket's buffers before the receiver starts to read
 IDLE = 2.0
@@ -86,12 +91,27 @@ def recorded() -> list[Pdus]:
     said = [request(context(1, CT, syntax)) + store("1.2.3", body, fragment=900) + bye
             for syntax, body in bodies.items()]  # fmt: skip
     said += [
+        request(context(1, PUSH_MODEL, EXPLICIT)) + _commitment(EXPLICIT) + bye,
+        request(context(1, PUSH_MODEL, IMPLICIT)) + _commitment(IMPLICIT) * 2 + bye,
         request(context(1, "1.2.840.10008.1.1", IMPLICIT), user=identity + role) + echo * 3 + bye,
         request(*several, user=role + item(0x53, b"\0\4\0\4")) + store("1.2.3", implicit, 3) * 2 + pdu(7, bytes(4)),
         request(context(1, CT, EXPLICIT), max_pdu=16) + store("1.2.3", explicit, fragment=4000) * 3 + bye,
         request() + pdu(4, pdv(1, 1, command()[:50]) + pdv(1, 3, command()[50:]) + pdv(1, 2, explicit)) + bye,
     ]
     return [list(_pdus(each)) for each in said]
+
+
+def _commitment(syntax: str) -> bytes:
+    """N-ACTION-RQ of the Storage Commitment Push Model (PS3.4 J.3.2), for two instances."""
+    ds = Dataset()
+    ds.TransactionUID, ds.ReferencedSOPSequence = "1.2.9", []
+    for uid in ("1.2.3", "1.2.4"):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = CT, uid
+        ds.ReferencedSOPSequence.append(reference)
+    names = element(0x0003, PUSH_MODEL.encode() + b"\0") + element(0x0100, b"\x30\1") + element(0x0110, b"\7\0")
+    rest = element(0x0800, b"\0\0") + element(0x1001, f"{PUSH_MODEL}.1".encode() + b"\0") + element(0x1008, b"\1\0")
+    return pdu(4, pdv(1, 3, names + rest)) + pdu(4, pdv(1, 2, encode(ds, syntax)))
 
 
 def encapsulated() -> bytes:
@@ -267,12 +287,25 @@ class Local(socket.socket):
             super().setsockopt(level, *option)
 
 
+class _Open(NoMetrics):
+    """Counts the slots in use."""
+
+    now = 0
+
+    def open(self, delta: int) -> None:
+        self.now += delta
+
+
 class Bench:
     """A receiver without threads: each case waits in its socket, whole, before the receiver is let loose on it."""
 
     def __init__(self, home: Path) -> None:
         policy = Policy(aets=("RADNODE",), allowed=lambda *_: True, max_associations=1, idle_timeout=IDLE)
-        self.receiver = Receiver(Spool(home, "flush"), lambda _: policy, NoMetrics())
+        self.ledger = Ledger(home)
+        self.ledger.migrate()
+        spool, self.open = Spool(home / "spool", "flush"), _Open()
+        promises = Promises(self.ledger, spool.root, "receiver-fuzz")
+        self.receiver = Receiver(spool, lambda _: policy, self.open, promises=promises)
         self.logs: list[Any] = []
 
     def say(self, data: bytes) -> bytes:
@@ -308,7 +341,7 @@ class Bench:
                 said.append(f"unreadable: {type(fault).__name__}")
         ends = self.receiver.pending._ends
         assert len(ends) == said.count("accepted") or not answer, "an association without its end"
-        assert self.receiver._open == 0, "a slot is lost"
+        assert self.open.now == 0, "a slot is lost"
         arrivals.clear()
         ends.clear()
         return said or ["nothing"]
@@ -326,7 +359,10 @@ def bench() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="radnode-fuzz-") as folder, structlog.testing.capture_logs() as logs:
         made = Bench(Path(folder))
         made.logs = logs
-        yield made
+        try:
+            yield made
+        finally:
+            made.ledger.close()
 
 
 def fuzz(cases: range, seed: int, each_batch: Callable[[Report], None] = lambda _: None) -> Report:

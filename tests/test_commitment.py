@@ -25,14 +25,21 @@ from radnode.state.ledger import Ledger
 from tests.databases import rows
 from tests.peers import Node, Orthanc, free_port, until
 from tests.receiving import EXPLICIT, IMPLICIT, encode
-from tests.road import events, small_ct, study
+from tests.road import apply, events, small_ct, study
 
 PUSH_MODEL, WELL_KNOWN = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
 
 
-def routing(port: int = 0, aet: str = "MODALITY") -> str:
-    known = f"destinations:\n  modality: {{aet: {aet}, host: 127.0.0.1, port: {port}}}\n" if port else ""
+def routing(port: int, aet: str = "MODALITY") -> str:
+    known = f"destinations:\n  modality: {{aet: {aet}, host: 127.0.0.1, port: {port}}}\n"
     return known + "complete: {series: 1s, study: 2s}\nrules: []\n"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for the tests that do not hurt it."""
+    with Node(tmp_path_factory.mktemp("commitment") / "node", routing(free_port())) as node:
+        yield node
 
 
 def references(files: list[Path]) -> list[tuple[str, str]]:
@@ -40,9 +47,9 @@ def references(files: list[Path]) -> list[tuple[str, str]]:
     return [(str(each.SOPClassUID), str(each.SOPInstanceUID)) for each in found]
 
 
-def request(wanted: list[tuple[str, str]], transaction: str = "") -> pydicom.Dataset:
+def request(wanted: list[tuple[str, str]]) -> pydicom.Dataset:
     ds = pydicom.Dataset()
-    ds.TransactionUID = transaction or generate_uid()
+    ds.TransactionUID = generate_uid()
     ds.ReferencedSOPSequence = []
     for sop_class, uid in wanted:
         item = pydicom.Dataset()
@@ -91,10 +98,12 @@ class Modality:
             if assoc.is_established:
                 assoc.release()
 
-    def asks(self, node: Node, wanted: list[tuple[str, str]], transaction: str = "") -> None:
-        """Asks for commitment, and goes."""
+    def asks(self, node: Node, wanted: list[tuple[str, str]]) -> str:
+        """Asks for commitment, and goes; returns the Transaction UID."""
+        ds = request(wanted)
         with self.associated(node) as assoc:
-            assert ask(assoc, request(wanted, transaction)) == 0
+            assert ask(assoc, ds) == 0
+        return str(ds.TransactionUID)
 
 
 def ask(assoc: Any, ds: pydicom.Dataset | None, action: int = 1, instance: str = WELL_KNOWN) -> int:
@@ -110,22 +119,20 @@ def committed(ds: pydicom.Dataset) -> set[str]:
     return {str(each.ReferencedSOPInstanceUID) for each in ds.get("ReferencedSOPSequence", [])}
 
 
-def ledger_of(node: Node) -> Ledger:
-    return Ledger(node.home)
-
-
-def state(node: Node) -> list[str]:
-    return [row.state for row in rows(ledger_of(node), schema.commitment)]
+def transaction(node: Node, uid: str) -> Any:
+    """What the ledger knows of a transaction."""
+    found = [row for row in rows(Ledger(node.home), schema.commitment) if row.transaction_uid == uid]
+    return found[0] if found else None
 
 
 # ---- through the whole node ------------------------------------------------------------------------------------------
 
 
 def test_a_sender_that_has_gone_is_told_on_a_new_association_what_is_committed_and_what_is_not(
-    start_node: Callable[..., Node], tmp_path: Path
+    shared: Node, tmp_path: Path
 ) -> None:
-    modality = Modality()
-    node = start_node(routing(modality.port))
+    node, modality = shared, Modality()
+    apply(node, routing(modality.port))
     files = small_ct(tmp_path / "study", 1)
     wanted = references(files)
     assert {each.status for each in node.send(files)} == {0}
@@ -137,12 +144,12 @@ def test_a_sender_that_has_gone_is_told_on_a_new_association_what_is_committed_a
         kept = {pydicom.dcmread(each).SOPInstanceUID: each for each in (node.home / "spool").rglob("*.dcm")}
         kept[lost].unlink()
         asked = [("1.2.840.10008.5.1.4.1.1.4", conflicting), (sop_class, never), *wanted[1:]]
-        modality.asks(node, asked, "1.2.3.4")
+        again = modality.asks(node, asked)
         until(lambda: len(modality.reports) == 2, "the second report has come")
     (first, all_of_it, where), (second, part_of_it, _) = modality.reports
     assert (first, where, failures(all_of_it)) == (1, "its own", {})
     assert committed(all_of_it) == {uid for _, uid in wanted}
-    assert (second, part_of_it.TransactionUID) == (2, "1.2.3.4")
+    assert (second, part_of_it.TransactionUID) == (2, again)
     assert failures(part_of_it) == {conflicting: 0x0119, never: 0x0112, lost: 0x0110}
     assert committed(part_of_it) == {uid for _, uid in wanted[2:]}
     uid = str(pydicom.dcmread(files[0]).StudyInstanceUID)
@@ -153,40 +160,40 @@ def test_a_sender_that_has_gone_is_told_on_a_new_association_what_is_committed_a
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_a_sender_that_waits_is_told_on_the_same_association_though_nobody_knows_its_address(
-    start_node: Callable[..., Node], tmp_path: Path, syntax: str
+    shared: Node, tmp_path: Path, syntax: str
 ) -> None:
-    node, modality = start_node(routing()), Modality("STRANGER")
-    files = small_ct(tmp_path / "study", 1)
+    node, modality = shared, Modality("STRANGER")
+    files = small_ct(tmp_path / "study", 2)
+    asked = [request(references(files)) for _ in range(2)]
     with modality.associated(node, syntax) as assoc:
         for each in files:
             assert assoc.send_c_store(pydicom.dcmread(each)).Status == 0
-        for transaction in ("1.2.1", "1.2.2"):
-            assert ask(assoc, request(references(files), transaction)) == 0
+        assert [ask(assoc, each) for each in asked] == [0, 0]
         until(lambda: len(modality.reports) == 2, "both reports have come")
         assert assoc.send_c_store(pydicom.dcmread(files[0])).Status == 0
-    assert {(kind, str(ds.TransactionUID), where) for kind, ds, where in modality.reports} == {
-        (1, "1.2.1", "the same"),
-        (1, "1.2.2", "the same"),
-    }
-    until(lambda: state(node) == ["reported", "reported"], "the ledger knows")
+    uids = [each.TransactionUID for each in asked]
+    assert [(kind, ds.TransactionUID, where) for kind, ds, where in modality.reports] == [
+        (1, each, "the same") for each in uids
+    ]
+    until(lambda: {transaction(node, each).state for each in uids} == {"reported"}, "the ledger knows")
 
 
 def test_a_stranger_that_has_gone_is_parked_visibly_and_told_once_the_routing_names_it(
-    start_node: Callable[..., Node], tmp_path: Path
+    shared: Node, tmp_path: Path
 ) -> None:
-    node, modality = start_node(routing()), Modality()
-    files = small_ct(tmp_path / "study", 1)
+    node, modality = shared, Modality("NEWCOMER")
+    files = small_ct(tmp_path / "study", 3)
     node.send(files)
-    modality.asks(node, references(files))
-    until(lambda: state(node) == ["parked"], "it is parked")
+    asked = modality.asks(node, references(files))
+    until(lambda: transaction(node, asked).state == "parked", "it is parked")
     uid = str(pydicom.dcmread(files[0]).StudyInstanceUID)
     (event,) = events(study(node, uid), "commitment parked")
     assert "no destination has that AE title" in event["error"]
     until(lambda: 'radnode_commitments{state="parked"} 1.0' in node.get("/metrics")[1], "the metric shows it")
     with modality.listening():
-        node.route(routing(modality.port))
+        apply(node, routing(modality.port, "NEWCOMER"))
         until(lambda: modality.reports, "the report has come")
-    until(lambda: state(node) == ["reported"], "the ledger knows")
+    until(lambda: transaction(node, asked).state == "reported", "the ledger knows")
 
 
 def test_a_report_that_is_refused_or_finds_nobody_is_tried_again_also_after_the_node_was_killed(
@@ -196,17 +203,17 @@ def test_a_report_that_is_refused_or_finds_nobody_is_tried_again_also_after_the_
     node = start_node(routing(modality.port))
     files = small_ct(tmp_path / "study", 1)
     node.send(files)
-    modality.asks(node, references(files))
-    until(lambda: rows(ledger_of(node), schema.commitment)[0].attempts, "it was tried with nobody there")
+    asked = modality.asks(node, references(files))
+    until(lambda: transaction(node, asked).attempts, "it was tried with nobody there")
     node.kill()
-    assert state(node) in (["waiting"], ["sending"])
+    assert transaction(node, asked).state in ("waiting", "sending")
     with modality.listening():
         node.start()
         until(lambda: modality.reports, "the report has come")
     (report,) = modality.reports
     assert committed(report[1]) == {uid for _, uid in references(files)}
-    until(lambda: state(node) == ["reported"], "the ledger knows")
-    assert rows(ledger_of(node), schema.commitment)[0].attempts >= 3
+    until(lambda: transaction(node, asked).state == "reported", "the ledger knows")
+    assert transaction(node, asked).attempts >= 3
 
 
 def test_what_was_asked_on_an_association_that_died_with_its_receiver_is_reported(
@@ -224,10 +231,11 @@ def test_what_was_asked_on_an_association_that_died_with_its_receiver_is_reporte
         assert modality.reports[0][2] == "its own"
 
 
-def test_orthanc_learns_that_what_it_sent_is_committed(start_node: Callable[..., Node], tmp_path: Path) -> None:
+def test_orthanc_learns_that_what_it_sent_is_committed(shared: Node, tmp_path: Path) -> None:
+    node = shared
     with Orthanc(tmp_path / "orthanc", settings={"DicomAlwaysAllowStorageCommitment": True}) as orthanc:
-        node = start_node(routing(orthanc.port, "ORTHANC"))
-        files = small_ct(tmp_path / "study", 1)
+        apply(node, routing(orthanc.port, "ORTHANC"))
+        files = small_ct(tmp_path / "study", 4)
         orthanc.upload(*files)
         orthanc.knows("node", "RADNODE", node.port)
         orthanc.store_to("node", str(pydicom.dcmread(files[0]).StudyInstanceUID))
@@ -252,10 +260,10 @@ def pending_no_more(found: Any) -> Any:
 
 
 def test_requests_that_make_no_sense_get_their_status_and_the_association_goes_on(
-    start_node: Callable[..., Node], tmp_path: Path
+    shared: Node, tmp_path: Path
 ) -> None:
-    node, modality = start_node(routing()), Modality()
-    (file,) = small_ct(tmp_path / "study", 1, slices=1)
+    node, modality = shared, Modality()
+    (file,) = small_ct(tmp_path / "study", 5, slices=1)
     good = request(references([file]))
     nothing, nameless = request([]), request(references([file]))
     del nameless.TransactionUID
@@ -266,7 +274,7 @@ def test_requests_that_make_no_sense_get_their_status_and_the_association_goes_o
         assert ask(assoc, nameless) == 0x0115
         assert ask(assoc, None) == 0x0115
         assert assoc.send_c_store(pydicom.dcmread(file)).Status == 0
-    assert state(node) == []
+    assert transaction(node, nothing.TransactionUID) is transaction(node, good.TransactionUID) is None
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
@@ -300,11 +308,12 @@ def test_a_request_cut_short_or_garbled_anywhere_is_refused_or_says_less_and_not
 # ---- in the ledger ---------------------------------------------------------------------------------------------------
 
 
-def recorded(ledger: Ledger, transaction: str = "1.2", association: str = "", aet: str = "MODALITY") -> None:
+def recorded(ledger: Ledger, transaction: str = "1.2", association: str = "", aet: str = "MODALITY") -> bool:
     owner = "receiver-0-a" if association else ""
     titles = {"calling_aet": aet, "called_aet": "RADNODE", "peer": "10.0.0.1"}
     with ledger.begin() as tx:
-        commitments.record(tx, transaction, [("1.2.3", "4.5.6")], **titles, association=association, owner=owner)
+        wanted = [("1.2.3", "4.5.6")]
+        return commitments.record(tx, transaction, wanted, **titles, association=association, owner=owner)
 
 
 def let_on(ledger: Ledger) -> None:
@@ -358,6 +367,14 @@ def test_the_same_transaction_asked_again_is_one_and_starts_anew(ledger: Ledger)
         assert commitments.states(tx) == {"received": 1}
     (row,) = rows(ledger, schema.commitment)
     assert (row.association, row.error, row.attempts) == ("a2", "", 0)
+
+
+def test_a_peer_has_a_bounded_number_of_transactions_unreported_and_others_have_theirs(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitments, "MOST_OF_PEER", 2)
+    assert [recorded(ledger, f"1.{number}") for number in range(3)] == [True, True, False]
+    assert recorded(ledger, "1.3", aet="OTHER")
 
 
 def test_a_peer_that_cannot_be_reached_rests_with_all_its_transactions(ledger: Ledger) -> None:

@@ -79,8 +79,8 @@ def test_a_study_sent_from_a_workstation_gets_its_results_into_the_pacs(
     node: Node, pacs: Orthanc, tmp_path: Path, sender: str
 ) -> None:
     files = phantom(tmp_path / "study")
-    folder = {"storescu": ["+sd", "+r"], "dcmsend": ["+sd", "+r"]}[sender]
-    command = [tool(sender), "-aec", node.aet, *folder, "127.0.0.1", str(node.port), str(tmp_path / "study")]
+    folder = ["--scan-directories", str(tmp_path / "study")]
+    command = [tool(sender), "--call", node.aet, "127.0.0.1", str(node.port), *folder]
     subprocess.run(command, check=True, capture_output=True)
     pacs.upload(*files)
     arrived_as_made(node, pacs, tmp_path, files)
@@ -103,7 +103,18 @@ def test_results_that_orthanc_pushes_back_with_the_study_start_nothing(
     settled(node, study_uid(marker))
     assert [each["id"] for each in settled(node, uid)["jobs"]] == [each["id"] for each in before["jobs"]]
     assert set(held) <= set(pacs.instances())
-    assert len([each for each in pacs.find("Instance", "StudyInstanceUID", uid)]) == len(files) + len(kept(node, uid))
+    assert len(pacs.find("Instance", "StudyInstanceUID", uid)) == len(files) + len(kept(node, uid))
+
+
+def test_the_validators_used_here_see_what_is_wrong(tmp_path: Path) -> None:
+    good, other = phantom(tmp_path / "study")[:2]
+    ds = dcmread(other)
+    ds.PatientName, ds.PatientSex = "Somebody^Else", "?"
+    ds.save_as(tmp_path / "bad.dcm")
+    assert not errors("dciodvfy", good)
+    assert errors("dciodvfy", tmp_path / "bad.dcm")
+    assert not errors("dcentvfy", good, other)
+    assert errors("dcentvfy", good, tmp_path / "bad.dcm")
 
 
 def arrived_as_made(node: Node, pacs: Orthanc, folder: Path, sources: list[Path]) -> None:

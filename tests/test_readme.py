@@ -26,7 +26,8 @@ def test_the_app_of_the_readme_gives_a_report_and_a_capture_per_slice(tmp_path: 
     head_ct(tmp_path / "ct", slices=12, size=64, bleed_ml=30)
     catalog = find(tmp_path / "apps")
     assert catalog.faults == {}
-    (ran,) = run_local(catalog.get("bright"), tmp_path / "ct", {"threshold_hu": "55"}, tmp_path / "out", lambda text: None)
+    app = catalog.get("bright")
+    (ran,) = run_local(app, tmp_path / "ct", {"threshold_hu": "55"}, tmp_path / "out", lambda text: None)
     kinds = sorted(path.name.split("-")[0] for path in ran.files if path.suffix == ".dcm")
     assert kinds == ["sc"] * 12 + ["sr"]
 

@@ -21,8 +21,8 @@ ALL_COMMITTED, SOME_FAILED = 1, 2
 """Event types."""
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0110, 0x0112, 0x0119
 """Failure reasons (PS3.3 C.14.1.1)."""
-MAX_REQUEST: Final = 8 << 20
-"""Bytes of an N-ACTION's data set: some 50 000 instances."""
+MAX_REQUEST: Final = 4 << 20
+"""Bytes of an N-ACTION's data set: some 25 000 instances."""
 
 _TRANSACTION, _SEQUENCE, _CLASS, _INSTANCE = 0x00081195, 0x00081199, 0x00081150, 0x00081155
 _ITEM, _ITEM_END = 0xFFFEE000, 0xFFFEE00D

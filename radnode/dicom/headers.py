@@ -204,6 +204,13 @@ def _meta_element(element: int, vr: bytes, text: str) -> bytes:
 
 
 @contextmanager
+def open_part10(path: Path) -> Iterator[tuple[int, str, int]]:
+    """Descriptor, transfer syntax and the data set's offset of a Part 10 file. Raises NotDicomError."""
+    with _part10(path) as (fd, meta, start):
+        yield fd, _meta_text(meta, _TRANSFER_SYNTAX), start
+
+
+@contextmanager
 def _part10(path: Path) -> Iterator[tuple[int, Found, int]]:
     """Descriptor, File Meta and the data set's offset of a Part 10 file (PS3.10 7.1)."""
     try:

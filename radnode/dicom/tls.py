@@ -31,6 +31,8 @@ def server_context(certificate: str, key: str, authorities: str = "", minimum: s
     context.minimum_version = _VERSIONS[minimum]
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    # A stream that just ends is no end to be trusted in DICOM either, and an A-ABORT may still go the other way.
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as fault:

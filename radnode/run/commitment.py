@@ -20,7 +20,7 @@ from radnode.dicom.commitment import (
 from radnode.dicom.headers import summarize
 from radnode.dicom.peer import Peer
 from radnode.dicom.report import send_report
-from radnode.dicom.services import STORED, Outcome
+from radnode.dicom.services import RESOURCE_LIMITATION, STORED, Outcome
 from radnode.domain.errors import NotDicomError, PeerError
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
@@ -74,7 +74,7 @@ class Promises:
         """Success once it is durable."""
         try:
             with self._ledger.begin() as tx:
-                commitments.record(
+                kept = commitments.record(
                     tx,
                     transaction_uid,
                     references,
@@ -87,6 +87,8 @@ class Promises:
         except Unavailable as error:
             log().error("commitment cannot be recorded", error=str(error.orig), calling_aet=association.calling_aet)
             return Outcome(PROCESSING_FAILURE, "cannot be recorded for the moment")
+        if not kept:
+            return Outcome(RESOURCE_LIMITATION, "too many transactions wait for their report")
         log().info("commitment asked for", calling_aet=association.calling_aet, instances=len(references))
         return STORED
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from radnode.dicom.compare import difference
 from radnode.dicom.headers import read_attributes
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
@@ -41,6 +42,7 @@ class Filing:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings, self._ledger = settings, ledger
+        self._noted: set[int] = set()  # a series may be looked at several times before it is complete
 
     def file(self, row: Record, routing: Routing) -> Filed | None:
         """The newest copy of each instance with what its header says; None where nothing sound is left."""
@@ -79,16 +81,22 @@ class Filing:
                 (self._settings.spool / row.path).unlink(missing_ok=True)
             else:
                 kept[row.sop_instance_uid] = row
-                if row.generation == 0:
-                    with self._ledger.begin() as tx:
-                        note(
-                            tx,
-                            "differing copy",
-                            study_id=series.study_id,
-                            series_id=series.id,
-                            SOPInstanceUID=row.sop_instance_uid,
-                        )
+                if row.generation == 0 and row.id not in self._noted:
+                    self._note_difference(series, earlier, row)
         return sorted(kept.values(), key=lambda each: int(each.id))
+
+    def _note_difference(self, series: Record, earlier: Record, row: Record) -> None:
+        differs = difference(self._settings.spool / earlier.path, self._settings.spool / row.path)
+        with self._ledger.begin() as tx:
+            note(
+                tx,
+                "differing copy",
+                study_id=series.study_id,
+                series_id=series.id,
+                SOPInstanceUID=row.sop_instance_uid,
+                differs=differs.value,
+            )
+        self._noted.add(row.id)
 
     def _same(self, one: Record, other: Record) -> bool:
         if one.transfer_syntax_uid != other.transfer_syntax_uid:

@@ -86,9 +86,12 @@ class LivePolicy:
         return stat.st_ino, stat.st_mtime_ns
 
     def _read(self, *, strict: bool) -> None:
-        if self._signature:
-            values: dict[str, Any] = json.loads(_file(self._given).read_text())
-            self._now = replace(self._given, **values | {"aet": tuple(values["aet"])})
+        try:
+            if self._signature:
+                values: dict[str, Any] = json.loads(_file(self._given).read_text())
+                self._now = replace(self._given, **values | {"aet": tuple(values["aet"])})
+        except OSError as fault:
+            log().error("settings cannot be read again", fault=fault.strerror)
         try:
             self._tls = tls_of(self._given)
         except SettingsError as error:

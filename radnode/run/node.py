@@ -106,7 +106,8 @@ def announce(settings: Settings) -> None:
     log().info(
         "ready",
         aet=titles,
-        dicom=f"{settings.host}:{settings.port}",
+        dicom=f"{settings.host}:{settings.port}" if settings.port else "off",
+        dicom_tls=f"{settings.host}:{settings.tls_port}" if settings.tls_port else "off",
         routing=_shown(settings.routing),
         metrics=f"http://{settings.http_host}:{settings.http_port}/metrics" if settings.http_port else "off",
     )

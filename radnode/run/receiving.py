@@ -25,7 +25,6 @@ from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Unavailable, boot_time
 from radnode.state.presence import is_alive, present
-from radnode.telemetry import set_up
 
 _BACKLOG = 256
 _LETTING_GO = 15.0
@@ -60,7 +59,7 @@ def _receivers(node: Settings, fds: list[int]) -> Supervisor:
     supervisor = Supervisor()
     env = settings.inherited() | settings.environment(node)
     for number in range(node.receivers):
-        command = [sys.executable, "-m", "radnode.run.receiving", str(number), *map(str, fds)]
+        command = [sys.executable, "-m", "radnode.run.receiving_child", str(number), *map(str, fds)]
         supervisor.add(Part(f"receiver-{number}", command, env, [fd for fd in fds if fd >= 0]))
     return supervisor
 
@@ -177,16 +176,3 @@ def receive(node: Settings, number: int, listener: socket.socket | None, tls_lis
         tls_listener=tls_listener,
         promises=lambda name: Promises(ledger, node.spool, name),
     )
-
-
-def main(number: int, plain: int, secure: int) -> None:
-    """Receiver `number` on the ports with these descriptors; -1: none."""
-    node = settings.load()
-    set_up(node, "receiver")
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket(fileno=fd)) if fd >= 0 else None for fd in (plain, secure)]
-        receive(node, number, *listeners)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]))

@@ -227,10 +227,8 @@ def _child(folder: Path, memory: int, catalog: app_finder.Catalog) -> int:
     except MemoryError:
         return _report(folder, f"out of memory: more than {memory} MiB")
     except RadnodeError as error:
-        traceback.print_exc()
         return _report(folder, str(error))
     except BaseException as error:  # noqa: BLE001 - the app is a stranger: whatever it raises fails its job, not the node
-        traceback.print_exc()
         return _report(folder, f"{type(error).__name__}: {error}")
     return 0
 
@@ -272,6 +270,8 @@ def _say(text: str) -> None:
 def _report(folder: Path, text: str) -> int:
     with (folder / ERROR).open("r+b") as file:
         file.write(text.encode(errors="replace")[:_LONGEST_ERROR])
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
     return _APP_ERROR
 
 

@@ -22,6 +22,8 @@ from radnode.state.ledger import insert_new, note, take_turns
 
 RECEIVED, WAITING, SENDING, REPORTED, PARKED = "received", "waiting", "sending", "reported", "parked"
 _column = schema.commitment.c
+MOST_OF_PEER = 1000
+"""Transactions of one AE title that are kept unreported."""
 _LEASE = 600.0  # seconds after which a claim that a fault came between may be taken over
 _SLOWEST = 600.0  # seconds between two attempts, at most
 _CHUNK = 500  # SQLite takes a limited number of variables in one statement
@@ -37,13 +39,16 @@ def record(
     peer: str,
     association: str,
     owner: str,
-) -> None:
-    """Keeps a request; one that comes again starts anew.
+) -> bool:
+    """Keeps a request; one that comes again starts anew. False where the peer has too many that are not reported yet.
 
     Args:
         references: (SOP Class UID, SOP Instance UID) each.
         owner: the receiver that holds the association.
     """
+    waiting = and_(_column.calling_aet == calling_aet, _column.state != REPORTED)
+    if tx.execute(select(func.count()).select_from(schema.commitment).where(waiting)).scalar_one() >= MOST_OF_PEER:
+        return False
     row = {
         "transaction_uid": transaction_uid,
         "calling_aet": calling_aet,
@@ -59,6 +64,7 @@ def record(
         same = and_(_column.calling_aet == calling_aet, _column.transaction_uid == transaction_uid)
         again = row | {"attempts": 0, "not_before": 0.0, "error": "", "finished_at": None}
         tx.execute(update(schema.commitment).where(same).values(again))
+    return True
 
 
 def received(tx: Connection) -> list[int]:
@@ -121,7 +127,7 @@ def _able(now: float) -> Any:
 
 def reported(tx: Connection, row: Row[Any], committed: Sequence[str], failed: Sequence[str]) -> bool:
     """The peer has taken the report. False where the transaction is not ours any more."""
-    ended = {"state": REPORTED, "finished_at": time.time(), "error": "", "association": "", "owner": ""}
+    ended = {"state": REPORTED, "finished_at": time.time(), "error": "", "association": "", "owner": "", "refs": []}
     if tx.execute(update(schema.commitment).where(_ours(row)).values(ended)).rowcount != 1:
         return False
     said = {"calling_aet": row.calling_aet, "TransactionUID": row.transaction_uid}
