@@ -121,9 +121,9 @@ class Receiver:
             return negotiation.SHUTTING_DOWN
         if self.pending.full:
             return negotiation.CONGESTION
-        policy = self.policy
+        limits = self.policy.max_associations, self.policy.max_associations_per_peer
         try:
-            taken = self._slots.take(association.peer, policy.max_associations, policy.max_associations_per_peer)
+            taken = self._slots.take(association.peer, *limits)
         except OSError:  # a full disk, most likely
             return negotiation.CONGESTION
         if taken:
@@ -194,8 +194,8 @@ class Receiver:
                 sock.close()
                 return
             self.sockets.add(sock)
-        arguments = (sock, address, tls.serve if secure else acceptor.serve)
-        threading.Thread(target=self._serve, args=arguments, name=f"association {address}", daemon=True).start()
+        how = tls.serve if secure else acceptor.serve
+        threading.Thread(target=self._serve, args=(sock, address, how), name=f"from {address}", daemon=True).start()
 
     def _serve(self, sock: socket.socket, address: str, serve: Callable[..., None]) -> None:
         try:
@@ -294,7 +294,7 @@ def serve(
     policy_of = LivePolicy(settings, allowed)
     presence = Presence(settings.run, f"receiver-{number}-{spool.incarnation}")
     slots = Slots(settings.run / "associations", presence.name)
-    promised = promises(presence.name) if promises else None
+    promised = promises and promises(presence.name)
     receiver = Receiver(spool, policy_of, metrics or NoMetrics(), slots, promised)
     flusher = Flusher(receiver, record, presence, Barrier(settings.run))
     flusher.start()
