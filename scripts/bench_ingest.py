@@ -1,7 +1,9 @@
-"""Instances per second into radnode's receivers, beside DCMTK's storescp and pynetdicom's AE, in interleaved rounds.
+"""Instances per second into radnode's receivers, beside those of the field, in interleaved rounds.
 
-The sender is `dcmsend`, start and all. CPU is the receiver's, children included, per instance. radnode syncs every
-instance and records it in its ledger; the others do neither. Compare ratios within one run: machines differ.
+The sender is `dcmsend`, start and all; every round has UIDs of its own. CPU is the receiver's, children included, per
+instance. Who syncs what before it answers: radnode (fsync), Orthanc and the bare loop the instance, radnode (flush),
+storescp and pynetdicom nothing; radnode and Orthanc keep a database as well. Compare ratios within one run: each is
+the median over the rounds of this round's rates. Machines differ.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,10 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from radnode import settings
 from radnode.state.ledger import Ledger
+from tests.peers import Orthanc, free_port
 
+STEM, UID = b"2.25.1", 36
+"""How the instances' UIDs begin, and their length."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 _PYNETDICOM = """
@@ -50,13 +55,21 @@ ae.start_server(("127.0.0.1", int(sys.argv[1])), evt_handlers=[(evt.EVT_C_STORE,
 
 @dataclass(frozen=True)
 class Load:
-    """One column of the table: which instances, how many senders, and whether they leave Nagle's algorithm on."""
+    """One column of the table: a folder of instances for each sender, and whether it leaves Nagle's algorithm on."""
 
     name: str
-    folder: Path
+    folders: tuple[Path, ...]
     instances: int
-    senders: int
-    nagle: bool
+    nagle: bool = False
+
+    def with_fresh_uids(self) -> Load:
+        """The same instances under UIDs nobody has seen."""
+        for path in (each for folder in self.folders for each in folder.iterdir()):
+            data = path.read_bytes()
+            at = data.index(STEM)
+            fresh = f"{uuid.uuid4().int % 10**30:030d}".encode()
+            path.write_bytes(data.replace(data[at : at + UID], STEM + fresh))
+        return self
 
 
 def make_series(folder: Path, size: int, count: int) -> Path:
@@ -68,7 +81,7 @@ def make_series(folder: Path, size: int, count: int) -> Path:
         ds = Dataset()
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", generate_uid()
+        ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"{STEM.decode()}{number:030d}"
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series
         ds.PatientName, ds.PatientID, ds.Modality, ds.InstanceNumber = "Bench^Ingest", "B1", "CT", number + 1
         block = ds.private_block(0x0019, "RADNODE BENCH", create=True)
@@ -85,53 +98,62 @@ def make_series(folder: Path, size: int, count: int) -> Path:
 # ---- receivers ------------------------------------------------------------------------------------------------------
 
 
+Running = tuple[int, list[int]]
+"""The port a receiver listens on, and its process ids."""
+
+
 @contextmanager
-def processes(*commands: list[str], port: int, **how: object) -> Iterator[list[int]]:
-    """Runs the commands until the port answers C-ECHO, and to the end of the block; gives their process ids."""
+def process(port: int, command: list[str], **how: object) -> Iterator[Running]:
+    """Runs the command until the port answers C-ECHO, and to the end of the block."""
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **how}
-    children = [subprocess.Popen(each, **quiet) for each in commands]
+    child = subprocess.Popen(command, **quiet)
     echo = ["echoscu", "-aec", "RADNODE", "127.0.0.1", str(port)]
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while subprocess.run(echo, capture_output=True, check=False).returncode:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{commands[0][0]} does not answer")
+                raise SystemExit(f"{command[0]} does not answer")
             time.sleep(0.1)
-        yield [child.pid for child in children]
+        yield port, [child.pid]
     finally:
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.wait()
+        child.terminate()
+        child.wait()
 
 
 @contextmanager
-def radnode(home: Path, port: int) -> Iterator[list[int]]:
+def radnode(home: Path, durability: str) -> Iterator[Running]:
     """`radnode receive`, with a ledger of its own that `radnode core` would have made."""
-    home.mkdir()
+    port = free_port()
     own = {"RADNODE_HOME": str(home), "RADNODE_HOST": "127.0.0.1", "RADNODE_PORT": str(port)}
-    own |= {"RADNODE_LOG_LEVEL": "warning", "REDIS_URL": "redis://127.0.0.1:1"}  # receivers do not need the broker
+    own |= {"RADNODE_LOG_LEVEL": "warning", "RADNODE_DURABILITY": durability}
+    own |= {"REDIS_URL": "redis://127.0.0.1:1"}  # receivers do not need the broker
     ledger = Ledger(settings.load(own, dotenv=home / "none").home)
     ledger.migrate()
     ledger.close()
     env = {key: value for key, value in os.environ.items() if not key.startswith("RADNODE_")} | own
-    with processes([sys.executable, "-m", "radnode.cli", "receive"], port=port, env=env, cwd=home) as pids:
-        yield pids
+    with process(port, [sys.executable, "-m", "radnode.cli", "receive"], env=env, cwd=home) as running:
+        yield running
 
 
 @contextmanager
-def storescp(home: Path, port: int) -> Iterator[list[int]]:
-    home.mkdir()
+def storescp(home: Path, *options: str) -> Iterator[Running]:
+    port = free_port()
     environment = os.environ | {"TCP_NODELAY": "1"}  # without it its own responses wait as well
-    with processes(["storescp", "--fork", "-od", str(home), str(port)], port=port, env=environment) as pids:
-        yield pids
+    with process(port, ["storescp", *options, "-od", str(home), str(port)], env=environment) as running:
+        yield running
 
 
 @contextmanager
-def pynetdicom(home: Path, port: int) -> Iterator[list[int]]:
-    home.mkdir()
-    with processes([sys.executable, "-c", _PYNETDICOM, str(port), str(home)], port=port) as pids:
-        yield pids
+def orthanc(home: Path) -> Iterator[Running]:
+    with Orthanc(home, aet="RADNODE") as server:
+        yield server.port, [server.process.popen.pid]
+
+
+@contextmanager
+def python(home: Path, *script: str) -> Iterator[Running]:
+    port = free_port()
+    with process(port, [sys.executable, *script, str(port), str(home)], cwd=Path(__file__).parents[1]) as running:
+        yield running
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -154,28 +176,24 @@ def cpu(pids: list[int]) -> float:
 
 def send(load: Load, port: int) -> float:
     """Sends the load; returns the seconds it took."""
-    address = ["-aec", "RADNODE", "127.0.0.1", str(port)]
-    command = ["dcmsend", "--max-send-pdu", "131072", *address, "+sd", str(load.folder)]
-    environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
-    if not load.nagle:
-        environment["TCP_NODELAY"] = "1"
+    command = ["dcmsend", "--max-send-pdu", "131072", "-aec", "RADNODE", "127.0.0.1", str(port), "+sd"]
+    environment = os.environ | {"TCP_NODELAY": "0" if load.nagle else "1"}
     begin = time.perf_counter()
-    senders = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(load.senders)]
+    senders = [subprocess.Popen([*command, str(each)], env=environment, stderr=subprocess.DEVNULL)
+               for each in load.folders]  # fmt: skip
     codes = [sender.wait() for sender in senders]
     if any(codes):
         raise SystemExit(f"dcmsend failed on {load.name}")
     return time.perf_counter() - begin
 
 
-Receiver = Callable[[Path, int], AbstractContextManager[list[int]]]
-
-
 def measure(start: Receiver, load: Load, home: Path) -> tuple[float, float]:
-    """Instances per second, and CPU milliseconds per instance, of a fresh receiver."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    total = load.instances * load.senders
-    with start(home, port) as pids:
+    """Instances per second, and CPU milliseconds per instance, of a fresh receiver on a disk at rest."""
+    home.mkdir()
+    load.with_fresh_uids()
+    total = load.instances * len(load.folders)
+    with start(home) as (port, pids):
+        os.sync()  # what the one before has left unwritten is not for this one to write
         before = cpu(pids)
         seconds = send(load, port)
         used = cpu(pids) - before
@@ -183,44 +201,61 @@ def measure(start: Receiver, load: Load, home: Path) -> tuple[float, float]:
     return total / seconds, used * 1000 / total
 
 
-RECEIVERS: dict[str, Receiver] = {"radnode": radnode, "storescp --fork": storescp, "pynetdicom AE": pynetdicom}
+Receiver = Callable[[Path], AbstractContextManager[Running]]
+RECEIVERS: dict[str, Receiver] = {
+    "radnode (fsync)": lambda home: radnode(home, "fsync"),
+    "radnode (flush)": lambda home: radnode(home, "flush"),
+    "bare durable loop": lambda home: python(home, "-m", "scripts.durable_loop"),
+    "storescp --fork": lambda home: storescp(home, "--fork"),
+    "storescp +B --fork": lambda home: storescp(home, "+B", "--fork"),
+    "Orthanc": orthanc,
+    "pynetdicom AE": lambda home: python(home, "-c", _PYNETDICOM),
+}
+Found = dict[tuple[str, str], list[tuple[float, float]]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--instances", type=int, default=200, help="of each sender")
     parser.add_argument("--folder", type=Path, help="where to receive to: the disk to be measured (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        folder = Path(name)
-        small, large = make_series(folder / "mr", 128, 200), make_series(folder / "ct", 512, 200)
+        folder, count = Path(name), given.instances
+        small = tuple(make_series(folder / f"mr{each}", 128, count) for each in range(4))
+        large = tuple(make_series(folder / f"ct{each}", 512, count) for each in range(4))
+        few = make_series(folder / "few", 128, max(count // 4, 10))
         loads = [
-            Load("33 kB x1", small, 200, 1, False),
-            Load("33 kB x4", small, 200, 4, False),
-            Load("525 kB x1", large, 200, 1, False),
-            Load("525 kB x4", large, 200, 4, False),
-            Load("33 kB x1, Nagle", small, 200, 1, True),
+            Load("MR 33 kB x1", small[:1], count),
+            Load("MR x4", small, count),
+            Load("CT 525 kB x1", large[:1], count),
+            Load("CT x4", large, count),
+            Load("MR x1, Nagle", (few,), max(count // 4, 10), nagle=True),
         ]
-        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        found: Found = {}
         for _ in range(given.rounds):
             for load in loads:
                 for receiver, start in RECEIVERS.items():
                     found.setdefault((receiver, load.name), []).append(measure(start, load, folder / "home"))
-        report(found, loads)
+        report(found, [load.name for load in loads])
 
 
-def report(found: dict[tuple[str, str], list[tuple[float, float]]], loads: list[Load]) -> None:
-    """Medians, and how many times faster radnode is."""
-    rate = {key: statistics.median(each for each, _ in runs) for key, runs in found.items()}
-    used = {key: statistics.median(each for _, each in runs) for key, runs in found.items()}
-    print("| receiver | " + " | ".join(load.name for load in loads) + " |")
+def report(found: Found, loads: list[str]) -> None:
+    """Medians, and the median of the rounds' ratios: how many times faster radnode is, synced."""
+    first, *others = RECEIVERS
+    print("| receiver | " + " | ".join(loads) + " |")
     print("|---" * (len(loads) + 1) + "|")
     for receiver in RECEIVERS:
-        cells = [f"{rate[receiver, load.name]:.0f}/s ({used[receiver, load.name]:.2f} ms)" for load in loads]
-        print(f"| {receiver} | " + " | ".join(cells) + " |")
-    for receiver in list(RECEIVERS)[1:]:
-        cells = [f"{rate['radnode', load.name] / rate[receiver, load.name]:.2f}" for load in loads]
-        print(f"| radnode : {receiver} | " + " | ".join(cells) + " |")
+        print(f"| {receiver} | " + " | ".join(_cell(found[receiver, load]) for load in loads) + " |")
+    for other in others:
+        pairs = [zip(found[first, load], found[other, load], strict=True) for load in loads]
+        ratios = [statistics.median(mine / theirs for (mine, _), (theirs, _) in each) for each in pairs]
+        print(f"| {first} : {other} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+
+
+def _cell(runs: list[tuple[float, float]]) -> str:
+    rate, used = (statistics.median(column) for column in zip(*runs, strict=True))
+    return f"{rate:.0f}/s ({used:.2f} ms)"
 
 
 if __name__ == "__main__":

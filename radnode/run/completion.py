@@ -45,17 +45,21 @@ class Completion:
         changes, until = self._later.get((kind, row.id), (-1, 0.0))
         return changes == row.changes and now < until
 
-    def judge(self, kind: str, row: Record, routing: Routing) -> None:
-        """Judges a quiet series or study. One that cannot be judged is tried again later, and holds up no other."""
+    def judge(self, kind: str, row: Record, routing: Routing, at: float) -> None:
+        """Judges a quiet series or study. One that cannot be judged is tried again later, and holds up no other.
+
+        Args:
+            at: on the ledger's clock, the moment up to which every receiver has told what it received.
+        """
         try:
-            (self.series if kind == "series" else self.study)(row, routing)
+            (self._series if kind == "series" else self._study)(row, routing, at - row.seen)
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001 - whatever strangers' data brings about: it is this series' fault alone
             log().exception("cannot be judged", kind=kind, row=row.id, again_in=_FAULT_PAUSE)
             self._later[kind, row.id] = (row.changes, self._ledger.now() + _FAULT_PAUSE)
 
-    def series(self, row: Record, routing: Routing) -> None:
+    def _series(self, row: Record, routing: Routing, quiet: float) -> None:
         """Holds the series-level rules against a quiet series, makes their jobs, completes it."""
         filed = self._filing.file(row, routing)
         if filed is None:
@@ -65,9 +69,7 @@ class Completion:
             return
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
-        ready, wait = self._split(
-            matched, row, [each.rule.complete.series for each in matched], routing.complete.series
-        )
+        ready, wait = _split(matched, row, [each.rule.complete.series for each in matched], routing.complete.series)
         made: list[str] = []
         with self._ledger.begin() as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
@@ -79,7 +81,7 @@ class Completion:
             metrics.series_completed.inc()
             metrics.series_unmatched.inc(not matched)
 
-    def study(self, row: Record, routing: Routing) -> None:
+    def _study(self, row: Record, routing: Routing, quiet: float) -> None:
         """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
         with self._ledger.read() as tx:
             rows = intake.series_of(tx, row.id)
@@ -93,7 +95,9 @@ class Completion:
             study = Study(tuple(each.series for each in filed.values()))
             evaluations = evaluate_study(routing, study, {uid: each.context for uid, each in filed.items()})
         matched = [each for each in evaluations if each.matched]
-        ready, wait = self._split(matched, row, [each.rule.complete.study for each in matched], routing.complete.study)
+        ready, wait = _split(
+            matched, row.seen, quiet, [each.rule.complete.study for each in matched], routing.complete.study
+        )
         made: list[str] = []
         with self._ledger.begin() as tx:
             if not wait:
@@ -108,15 +112,6 @@ class Completion:
         if not wait:
             metrics.studies_completed.inc()
             log().info("study complete", study=row.id, series=len(filed), jobs=len(made))
-
-    def _split(
-        self, matched: Sequence[Evaluation], row: Record, times: Sequence[float], default: float
-    ) -> tuple[list[Evaluation], float]:
-        """Matches whose quiet time has passed, and until when the others wait (0: for none)."""
-        quiet = self._ledger.now() - row.seen
-        waiting = [time for time in (times if matched else [default]) if time > quiet]
-        ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
-        return ready, row.seen + min(waiting) if waiting else 0.0
 
     def _after(self, kind: str, row: Record, wait: float, queues: Sequence[str]) -> None:
         if wait:
@@ -194,6 +189,15 @@ class Completion:
         if opening < local:
             opening += timedelta(days=1)
         return self._ledger.now() + (opening - local).total_seconds()
+
+
+def _split(
+    matched: Sequence[Evaluation], seen: float, quiet: float, times: Sequence[float], default: float
+) -> tuple[list[Evaluation], float]:
+    """Matches whose quiet time has passed, and until when the others wait (0: for none)."""
+    waiting = [time for time in (times if matched else [default]) if time > quiet]
+    ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
+    return ready, seen + min(waiting) if waiting else 0.0
 
 
 def _not_sent_yet(tx: Transaction, match: Match) -> Iterator[tuple[tuple[str, ...], tuple[Filed, ...]]]:

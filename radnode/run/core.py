@@ -198,10 +198,10 @@ class Core:
         self._awaited = 0
         for row in series:
             if row.seen + series_quiet <= self._judged_at:
-                self.completion.judge("series", row, routing)
+                self.completion.judge("series", row, routing, self._judged_at)
         for row in studies:
             if row.seen + study_quiet <= self._judged_at:
-                self.completion.judge("study", row, routing)
+                self.completion.judge("study", row, routing, self._judged_at)
 
     def _listening(self) -> bool:
         """Without a living receiver silence means nothing; when there is one again, senders get a whole quiet time."""
