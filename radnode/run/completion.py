@@ -69,7 +69,9 @@ class Completion:
             return
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
-        ready, wait = _split(matched, row, [each.rule.complete.series for each in matched], routing.complete.series)
+        ready, wait = _split(
+            matched, row.seen, quiet, [each.rule.complete.series for each in matched], routing.complete.series
+        )
         made: list[str] = []
         with self._ledger.begin() as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
