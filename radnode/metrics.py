@@ -23,7 +23,7 @@ instances_flawed = Counter(
 )
 associations = Counter("radnode_associations_total", "Associations, by what became of them.", ("event", "reason"))
 associations_open = _gauge("radnode_associations_open", "Associations open now.", mode="livesum")
-store_seconds = Histogram("radnode_store_seconds", "One C-STORE, first byte to response.", buckets=_FAST)
+store_seconds = Histogram("radnode_store_seconds", "One C-STORE, by stage.", ("stage",), buckets=_FAST)
 
 series_completed = Counter("radnode_series_completed_total", "Series taken as complete.")
 studies_completed = Counter("radnode_studies_completed_total", "Studies taken as complete.")

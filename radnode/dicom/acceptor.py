@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from radnode.dicom import negotiation, services
 from radnode.dicom.commitment import MAX_REQUEST, Reference, Report, read_request
@@ -61,6 +61,14 @@ class Incoming(Protocol):
         """Removes the file, unless it was kept or quarantined."""
 
 
+class Stages(NamedTuple):
+    """Seconds that one instance took: from its first byte to its last, its check, and until it was durable."""
+
+    receive: float
+    check: float
+    keep: float
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A data set that is durable and about to be acknowledged; `size` is that of its file, in bytes."""
@@ -70,7 +78,7 @@ class Stored:
     head: Head
     path: str
     size: int
-    seconds: float
+    stages: Stages
 
 
 class Promises(Protocol):
@@ -300,7 +308,7 @@ class _Session:
             incoming = self._node.open(head)
             for piece in data:
                 incoming.write(piece)
-            return self._judge(incoming, len(head), context, uid, started)
+            return self._judge(incoming, len(head), context, uid, time.perf_counter() - started)
         except OSError as fault:  # of the disk: the wire's own are LostErrors
             self._skip(data)
             return Outcome(services.OUT_OF_RESOURCES, f"cannot be written: {fault.strerror}")
@@ -308,8 +316,9 @@ class _Session:
             if incoming is not None:
                 incoming.discard()
 
-    def _judge(self, incoming: Incoming, start: int, context: Context, uid: str, started: float) -> Outcome:
+    def _judge(self, incoming: Incoming, start: int, context: Context, uid: str, receive: float) -> Outcome:
         """Keeps a whole data set, quarantines another."""
+        began = time.perf_counter()
         try:
             head = examine(incoming.fd, start, incoming.size - start, context.transfer_syntax)
         except NotDicomError as fault:
@@ -318,10 +327,11 @@ class _Session:
             return self._refuse(incoming, Outcome(services.DOES_NOT_MATCH, "SOP Instance UID differs", 0x00080018))
         if head.sop_class_uid not in ("", context.abstract_syntax):
             return self._refuse(incoming, Outcome(services.DOES_NOT_MATCH, "SOP Class UID differs", 0x00080016))
+        checked = time.perf_counter()
         path = incoming.keep()
         self._association.instances += 1
-        seconds = time.perf_counter() - started
-        self._node.stored(self._association, Stored(context, uid, head, path, incoming.size, seconds))
+        stages = Stages(receive, checked - began, time.perf_counter() - checked)
+        self._node.stored(self._association, Stored(context, uid, head, path, incoming.size, stages))
         return services.STORED
 
     def _refuse(self, incoming: Incoming, outcome: Outcome) -> Outcome:

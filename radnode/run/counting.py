@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from radnode.dicom.acceptor import Stages
+
 
 class Metrics(Protocol):
     """Where the receiver counts. `sop_class` and `calling_aet` are the peer's words."""
 
-    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None: ...
+    def received(self, size: int, stages: Stages, sop_class: str, calling_aet: str) -> None: ...
     def flawed(self) -> None:
         """An instance kept that cannot be filed, or refused as broken."""
 
@@ -21,7 +23,7 @@ class Metrics(Protocol):
 class NoMetrics:
     """Counts nothing."""
 
-    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None: ...
+    def received(self, size: int, stages: Stages, sop_class: str, calling_aet: str) -> None: ...
     def flawed(self) -> None: ...
     def association(self, event: str, reason: str) -> None: ...
     def open(self, delta: int) -> None: ...

@@ -175,7 +175,7 @@ class Receiver:
             flaw=head.flaw,
             user_identity=association.user_identity,
         ))  # fmt: skip
-        self.metrics.received(instance.size, instance.seconds, context.abstract_syntax, association.calling_aet)
+        self.metrics.received(instance.size, instance.stages, context.abstract_syntax, association.calling_aet)
         if head.flaw:
             self.metrics.flawed()
 

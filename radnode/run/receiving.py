@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from radnode import metrics, settings
+from radnode.dicom.acceptor import Stages
 from radnode.domain.errors import SettingsError
 from radnode.domain.routing import Senders
 from radnode.run import live, receiver
@@ -132,12 +133,13 @@ class _Prometheus:
     def __init__(self) -> None:
         self._callers: set[str] = set()
 
-    def received(self, size: int, seconds: float, sop_class: str, calling_aet: str) -> None:
+    def received(self, size: int, stages: Stages, sop_class: str, calling_aet: str) -> None:
         del sop_class
         caller = self._label(calling_aet)
         metrics.instances_received.labels(caller).inc()
         metrics.received_bytes.labels(caller).inc(size)
-        metrics.store_seconds.observe(seconds)
+        for stage, seconds in zip(Stages._fields, stages, strict=True):
+            metrics.store_seconds.labels(stage).observe(seconds)
 
     def _label(self, calling_aet: str) -> str:
         if calling_aet not in self._callers:
