@@ -116,6 +116,7 @@ class Core:
         with self.ledger.begin() as tx:
             sealed = value(tx, "sealed_before", "")
         closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
+        sealed = min(sealed, closed)  # a clock that went forward and came back has sealed too much
         found = scan(self.spool, lambda b: self._known(b, sealed), alive, summarize, self.ledger.now)
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
@@ -123,7 +124,7 @@ class Core:
                 intake.record(tx, batch, [])
             adopted += len(batch)
         with self.ledger.begin() as tx:
-            intake.seal(tx, max(sealed, closed))
+            intake.seal(tx, closed)
         return adopted
 
     def _known(self, bucket: str, sealed: str) -> set[str] | None:

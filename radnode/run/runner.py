@@ -195,6 +195,8 @@ def _fork(request: dict[str, Any], catalog: app_finder.Catalog, not_the_childs: 
         die_with_parent(parent, signal.SIGKILL)
         code = _child(Path(request["folder"]), request["memory"], catalog)
     finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # what the app printed belongs into its log; `_exit` would drop it
         os._exit(code)
 
 
@@ -247,6 +249,7 @@ def _confine(folder: Path, memory: int) -> None:
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # in the order in which it was said
     os.chdir(folder)
     limit = _address_space() + memory * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
