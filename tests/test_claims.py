@@ -156,7 +156,7 @@ def test_one_worker_holding_its_claim_open_does_not_keep_another_waiting(postgre
 def test_a_worker_that_lost_its_job_can_change_nothing_about_it(ledger: Ledger) -> None:
     make_job(ledger, "a")
     lost = claimed(ledger, WORKER)
-    assert do(ledger, jobs.release_lost, WORKER) == 1
+    assert len(do(ledger, jobs.release_lost, WORKER)) == 1
     current = claimed(ledger, OTHER)
     assert (current.id, current.attempt, current.losses) == ("a", 2, 1)
     assert not do(ledger, jobs.finish, lost, [result(1)])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import redis
 
@@ -99,10 +100,7 @@ class Core:
             commitments.wake_all(tx)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
-        for leftover in (self.spool.root / "work").glob("*"):
-            job, _, _ = leftover.name.partition(".")
-            if not self._running(job):
-                shutil.rmtree(leftover, ignore_errors=True)
+        _clear(each for each in self.spool.works() if not self._running(each.name.partition(".")[0]))
         if adopted:
             log().warning("adopted from the spool", instances=adopted)
 
@@ -225,7 +223,8 @@ class Core:
                 lost = jobs.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
                 commitments.release_lost(tx, owner)
-            log().error("worker lost", worker=owner, jobs=lost)
+            _clear(self.spool.work(job.id, job.attempt) for job in lost)
+            log().error("worker lost", worker=owner, jobs=len(lost))
         for each in present(self.settings.run, "worker-"):
             if not each.alive:
                 forget(self.settings.run, each.name)
@@ -271,3 +270,9 @@ class Core:
         except Unavailable as error:
             faults["ledger"] = str(error.orig)
         return faults
+
+
+def _clear(attempts: Iterable[Path]) -> None:
+    """Removes the work folders of attempts that died; a later attempt at the same job has a folder of its own."""
+    for folder in attempts:
+        shutil.rmtree(folder, ignore_errors=True)

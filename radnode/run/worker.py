@@ -128,7 +128,7 @@ class Worker:
     def _run(self, job: Record, inputs: dict[str, list[str]]) -> None:
         logger = self.log.bind(study=job.study_id, job=job.id[:12], app=job.app)
         started = time.monotonic()
-        work = self.spool.root / "work" / f"{job.id}.{job.attempt}"
+        work = self.spool.work(job.id, job.attempt)
         try:
             if self.spool.result(job.id) is None:
                 ending = self._in_child(job, inputs, work)

@@ -229,8 +229,8 @@ def crashed(tx: Connection, job: Row[Any], how: str) -> bool:
     )
 
 
-def release_lost(tx: Connection, owner: str) -> int:
-    """Gives back what a dead worker had in hand; returns how many jobs."""
+def release_lost(tx: Connection, owner: str) -> list[Row[Any]]:
+    """Gives back what a dead worker had in hand; returns the jobs as it had claimed them."""
     lost = claimed_by(tx, owner)
     for job in lost:
         if job.losses + 1 >= MAX_WORKERS_LOST:
@@ -239,7 +239,7 @@ def release_lost(tx: Connection, owner: str) -> int:
         values = {"state": WAITING, "owner": "", "losses": _job.losses + 1}
         if tx.execute(update(schema.job).where(_ours(job)).values(values)).rowcount:
             _noted(tx, job, "worker lost", worker=owner)
-    return len(lost)
+    return list(lost)
 
 
 def interrupt(tx: Connection, owner: str) -> None:

@@ -1,6 +1,7 @@
 """The spool: every instance received as a plain Part 10 file, results as published folders, refused data in quarantine.
 
     instances/<YYYYMMDD>/<HH>/<incarnation>-<number>.dcm    the hour is UTC's; `.part` while being written
+    work/<job id>.<attempt>/                                scratch of one attempt at a job
     results/<job id>/                                       published: all of it or nothing, first wins
     quarantine/<incarnation>-<number>.dcm, .txt             what was not acknowledged, and why; bounded
 
@@ -99,6 +100,14 @@ class Spool:
             remedy = "look at the disk that holds RADNODE_HOME"
             raise SpoolError(f"results of job {job_id} cannot be published: {fault}", remedy=remedy) from None
         return place
+
+    def work(self, job_id: str, attempt: int) -> Path:
+        """The folder in which one attempt at a job works: scratch, on the file system that results are published on."""
+        return self.root / "work" / f"{job_id}.{attempt}"
+
+    def works(self) -> list[Path]:
+        """The work folders there are."""
+        return list((self.root / "work").glob("*"))
 
     def result(self, job_id: str) -> Path | None:
         """Where the job's results were published; None before that."""
