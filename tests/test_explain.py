@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -168,3 +169,9 @@ def test_echo_tells_which_destinations_answer(tmp_path: Path) -> None:
     assert "answered in" in first.message
     assert second.state == "problem"
     assert "destination down" in second.message
+
+
+def test_a_check_finds_a_tls_certificate_that_is_not_there(tmp_path: Path) -> None:
+    known = replace(settings(tmp_path, "rules: []\n"), tls_port=2762, tls_cert=str(tmp_path / "none.pem"))
+    (problem,) = (each for each in check(known, CATALOG) if each.state == "problem")
+    assert "none.pem" in problem.message

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from radnode.dicom.headers import read_attributes
 from radnode.dicom.scu import Peer, echo
-from radnode.domain.errors import NotDicomError, NotFoundError, PeerError, RoutingError, did_you_mean
+from radnode.domain.errors import NotDicomError, NotFoundError, PeerError, RoutingError, SettingsError, did_you_mean
 from radnode.domain.routing import (
     Catalog,
     Context,
@@ -24,6 +24,7 @@ from radnode.domain.routing import (
     evaluate_study,
 )
 from radnode.domain.study import Instance, Series, Study
+from radnode.run.live import tls_of
 from radnode.run.reload import read_routing
 from radnode.settings import Settings
 
@@ -123,13 +124,24 @@ class Finding:
 
 
 def check(settings: Settings, catalog: Catalog, *, with_echo: bool = False) -> tuple[Finding, ...]:
-    """Looks at the apps, the routing file and, `with_echo`, at its destinations."""
-    return (*_check_apps(catalog), *_check_routing(settings, catalog, with_echo))
+    """Looks at the TLS files, the apps, the routing file and, `with_echo`, at its destinations."""
+    return (*_check_tls(settings), *_check_apps(catalog), *_check_routing(settings, catalog, with_echo))
 
 
 def render_findings(findings: tuple[Finding, ...]) -> RenderableType:
     marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
     return Group(*(Text.assemble(marks[each.state], " ", each.message) for each in findings))
+
+
+def _check_tls(settings: Settings) -> Iterator[Finding]:
+    if not settings.tls_port:
+        return
+    try:
+        tls_of(settings)
+    except SettingsError as error:
+        yield Finding("problem", str(error))
+    else:
+        yield Finding("ok", f"TLS on port {settings.tls_port}: {settings.tls_cert}")
 
 
 def _check_apps(catalog: Catalog) -> Iterator[Finding]:
