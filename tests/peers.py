@@ -323,6 +323,9 @@ class Node:
         self.process = None
         try:
             until(lambda: not self.pids(), "no process of the node is left", timeout=10)
+        except pytest.fail.Exception:
+            left = [_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace") for pid in self.pids()]
+            pytest.fail(f"left of the node: {left}\n{self.output()[-3000:]}")
         finally:
             self._kill_all()
         if running and code != 0:
