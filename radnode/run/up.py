@@ -90,4 +90,4 @@ def work(settings: Settings, queues: list[str]) -> int:
     from radnode.run.worker import Worker  # noqa: PLC0415
 
     Worker(settings, queues).run(StopSignal())
-    return 0
+    os._exit(0)  # all is given back, and a peer that hangs would keep pynetdicom's threads here for minutes
