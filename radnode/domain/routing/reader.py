@@ -1,4 +1,4 @@
-"""Reading on after a problem, so that one reading finds them all; and the table of keys."""
+"""Reading on after a problem, so that one reading finds them all."""
 
 from __future__ import annotations
 
@@ -10,27 +10,13 @@ import yaml
 from radnode.domain.errors import Problem, did_you_mean
 from radnode.domain.routing.nodes import Entry, Refused, entries_of, quoted
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "routing.yaml": ("destinations", "senders", "complete", "defaults", "rules"),
-    "a destination": ("aet", "host", "port"),
-    "a sender": ("aet", "host"),
-    "complete": ("series", "study"),
-    "defaults": ("priority", "send_to"),
-    "a rule": (
-        "name", "app", "level", "when", "unless", "options", "priority", "send_to", "series", "complete", "expire",
-        "run_between", "enabled",
-    ),
-    "series": ("number", "description"),
-    "a condition": ("min", "max", "not"),
-}  # fmt: skip
-"""Every key there is, by the place it stands in: what the parser takes is what `docs/routing.md` has to describe."""
-
 _MAX_PROBLEMS = 100
 _MAX_HINTS = 25
 
 T = TypeVar("T")
 D = TypeVar("D")
 Fields = dict[str, yaml.Node]
+NO_NODES: list[yaml.Node] = []
 
 
 class Reader:
@@ -80,9 +66,8 @@ class Reader:
             self.problem(each.line, each.message)
         return entries
 
-    def fields(self, node: yaml.Node | None, place: str) -> Fields:
+    def fields(self, node: yaml.Node | None, place: str, known: tuple[str, ...]) -> Fields:
         """The entries of a map, those whose key is known in that place."""
-        known = KEYS[place]
         fields: Fields = {}
         for key, line, value in self.entries(node):
             if key in known:

@@ -8,8 +8,8 @@ from datetime import time
 
 import yaml
 
+from radnode.domain.routing.hours import Hours
 from radnode.domain.routing.nodes import Refused, line_of, quoted, text_of
-from radnode.domain.routing.rules import Hours
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d)\s*")

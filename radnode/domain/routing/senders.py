@@ -1,0 +1,95 @@
+"""Who may push, and the keys of senders in `routing.yaml`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import yaml
+
+from radnode.domain.routing import values
+from radnode.domain.routing.conditions import AnyOf
+from radnode.domain.routing.nodes import items_of, line_of, quoted, text_of
+from radnode.domain.routing.reader import NO_NODES, Reader
+
+KEYS = ("aet", "host")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolver = Callable[[str], Collection[str]]
+"""Host name -> its IP addresses; empty where it has none."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who may push: an AE title (with wildcards), a host (IP address, network or name), or both; empty: any."""
+
+    aet: str = ""
+    host: str = ""
+
+    def allows(self, calling_aet: str, peer: Address, resolve: Resolver) -> bool:
+        return (not self.aet or AnyOf((self.aet,)).accepts(calling_aet)) and self._is_host(peer, resolve)
+
+    def _is_host(self, peer: Address, resolve: Resolver) -> bool:
+        if not self.host:
+            return True
+        try:
+            return peer in ipaddress.ip_network(self.host)
+        except ValueError:
+            return any(_address(each) == peer for each in resolve(self.host))
+
+
+@dataclass(frozen=True)
+class Senders:
+    """`listed` None: everybody. Empty, as without the section in `routing.yaml`: this machine only."""
+
+    listed: tuple[Sender, ...] | None = ()
+
+    @property
+    def any(self) -> bool:
+        return self.listed is None
+
+    def allows(
+        self, calling_aet: str, peer_ip: str, *, resolve: Resolver = lambda host: (), local_ip: str = ""
+    ) -> bool:
+        """Whether an association may be opened.
+
+        Args:
+            resolve: looks up the host names among the senders; by default none is known.
+            local_ip: the address the peer connected to: a peer with that same address is this machine.
+        """
+        if self.listed is None:
+            return True
+        peer = _address(peer_ip)
+        if peer is None:
+            return False
+        if not self.listed:
+            return peer.is_loopback or peer == _address(local_ip)
+        return any(each.allows(calling_aet, peer, resolve) for each in self.listed)
+
+
+def read_senders(reader: Reader, node: yaml.Node | None) -> Senders:
+    if node is None:
+        return Senders()
+    if isinstance(node, yaml.ScalarNode):
+        if reader.read(node, text_of, "any") != "any":
+            reader.problem(line_of(node), f"{quoted(node.value)} is neither a list of senders nor `any`")
+        return Senders(listed=None)
+    return Senders(tuple(_sender(reader, each) for each in reader.read(node, items_of, NO_NODES)))
+
+
+def _sender(reader: Reader, node: yaml.Node) -> Sender:
+    fields = reader.fields(node, "a sender", KEYS)
+    if not fields:
+        reader.problem(line_of(node), "a sender has an aet, a host, or both; `senders: any` admits everybody")
+    host = reader.read(fields.get("host"), values.host_or_network, "")
+    return Sender(reader.read(fields.get("aet"), values.aet, ""), host)
+
+
+def _address(text: str) -> Address | None:
+    """An IP address as it is meant: without zone, IPv4 also where it comes wrapped in IPv6."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
