@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Row, select, update
 
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST, PRIORITIES
-from radnode.state import deliveries, jobs, pauses, schema
+from radnode.state import claims, deliveries, jobs, pauses, schema
 from radnode.state.ledger import Ledger
 from radnode.state.views import Views, select_deliveries, select_jobs
 from tests.databases import PROCESSES, Database, make_job, result, rows
@@ -23,7 +23,7 @@ URGENT, LOW = PRIORITIES["urgent"], PRIORITIES["low"]
 
 def claim(ledger: Ledger, owner: str = WORKER, queue: str = "cpu") -> Row[Any] | None:
     with ledger.begin() as tx:
-        return jobs.claim(tx, queue, owner, ledger.now())
+        return claims.claim(tx, queue, owner, ledger.now())
 
 
 def claimed(ledger: Ledger, owner: str = WORKER) -> Row[Any]:
@@ -63,7 +63,7 @@ def make_done(ledger: Ledger, name: str, *results: int, **changed: Any) -> None:
     make_job(ledger, name, **changed)
     with ledger.begin() as tx:
         tx.execute(update(schema.job).where(schema.job.c.id == name).values(state="running", owner="x", attempt=1))
-        assert jobs.finish(tx, jobs.get(tx, name), [result(each) for each in results])
+        assert claims.finish(tx, jobs.get(tx, name), [result(each) for each in results])
 
 
 # ---- jobs ---------------------------------------------------------------------------------------------------------
@@ -80,8 +80,8 @@ def test_a_queue_gives_only_its_own_jobs_and_none_before_its_time(ledger: Ledger
     make_job(ledger, "gpu", queue="gpu")
     make_job(ledger, "night", not_before=ledger.now() + 1000)
     assert claim(ledger) is None
-    assert do(ledger, jobs.runnable, ledger.now()) == {"gpu": 1}
-    assert do(ledger, jobs.runnable, ledger.now() + 2000) == {"gpu": 1, "cpu": 1}
+    assert do(ledger, claims.runnable, ledger.now()) == {"gpu": 1}
+    assert do(ledger, claims.runnable, ledger.now() + 2000) == {"gpu": 1, "cpu": 1}
 
 
 def test_a_job_goes_with_its_inputs_in_the_order_of_their_arrival(ledger: Ledger) -> None:
@@ -96,7 +96,7 @@ def test_a_claim_returns_the_job_as_it_is_now(ledger: Ledger) -> None:
     assert (one.state, one.owner, one.attempt, one.options, one.send_to) == (
         "running", WORKER, 1, {"threshold": 0.5}, ["pacs"],
     )  # fmt: skip
-    assert do(ledger, jobs.is_ours, one)
+    assert do(ledger, claims.is_ours, one)
 
 
 def claim_all(database: Database, owner: str, wanted: int) -> list[str]:
@@ -146,7 +146,7 @@ def test_one_worker_holding_its_claim_open_does_not_keep_another_waiting(postgre
     make_job(ledger, "a")
     make_job(ledger, "b")
     with ledger.begin() as first:
-        one = jobs.claim(first, "cpu", WORKER, ledger.now())
+        one = claims.claim(first, "cpu", WORKER, ledger.now())
         two = claimed(ledger, OTHER)
     assert one is not None
     assert [one.id, two.id] == ["a", "b"]
@@ -156,17 +156,17 @@ def test_one_worker_holding_its_claim_open_does_not_keep_another_waiting(postgre
 def test_a_worker_that_lost_its_job_can_change_nothing_about_it(ledger: Ledger) -> None:
     make_job(ledger, "a")
     lost = claimed(ledger, WORKER)
-    assert len(do(ledger, jobs.release_lost, WORKER)) == 1
+    assert len(do(ledger, claims.release_lost, WORKER)) == 1
     current = claimed(ledger, OTHER)
     assert (current.id, current.attempt, current.losses) == ("a", 2, 1)
-    assert not do(ledger, jobs.finish, lost, [result(1)])
-    assert not do(ledger, jobs.fail, lost, "late")
-    assert not do(ledger, jobs.decline, lost, "late")
-    assert not do(ledger, jobs.crashed, lost, "late")
-    assert not do(ledger, jobs.is_ours, lost)
+    assert not do(ledger, claims.finish, lost, [result(1)])
+    assert not do(ledger, claims.fail, lost, "late")
+    assert not do(ledger, claims.decline, lost, "late")
+    assert not do(ledger, claims.crashed, lost, "late")
+    assert not do(ledger, claims.is_ours, lost)
     assert job(ledger, "a") == current
     assert rows(ledger, schema.delivery) == []
-    assert do(ledger, jobs.finish, current, [result(1)])
+    assert do(ledger, claims.finish, current, [result(1)])
 
 
 def test_the_same_worker_claiming_again_is_fenced_from_its_own_past(ledger: Ledger) -> None:
@@ -174,16 +174,16 @@ def test_the_same_worker_claiming_again_is_fenced_from_its_own_past(ledger: Ledg
     past = claimed(ledger)
     do(ledger, jobs.cancel, "a", "anna")
     do(ledger, jobs.retry, "a", "anna")
-    assert not do(ledger, jobs.finish, past, [])
+    assert not do(ledger, claims.finish, past, [])
     now = claimed(ledger)
-    assert not do(ledger, jobs.finish, past, [])
-    assert do(ledger, jobs.finish, now, [])
+    assert not do(ledger, claims.finish, past, [])
+    assert do(ledger, claims.finish, now, [])
 
 
 def test_a_job_that_kills_its_child_three_times_is_taken_for_poison(ledger: Ledger) -> None:
     make_job(ledger, "a")
     for _ in range(MAX_CRASHES):
-        assert do(ledger, jobs.crashed, claimed(ledger), "SIGSEGV")
+        assert do(ledger, claims.crashed, claimed(ledger), "SIGSEGV")
     assert claim(ledger) is None
     poison = job(ledger, "a")
     assert (poison.state, poison.crashes, poison.losses) == ("failed", MAX_CRASHES, 0)
@@ -194,11 +194,11 @@ def test_a_job_that_kills_its_child_three_times_is_taken_for_poison(ledger: Ledg
 def test_a_late_report_of_a_last_crash_is_not_counted_against_who_has_the_job_now(ledger: Ledger) -> None:
     make_job(ledger, "a")
     for _ in range(MAX_CRASHES - 1):
-        do(ledger, jobs.crashed, claimed(ledger), "SIGSEGV")
+        do(ledger, claims.crashed, claimed(ledger), "SIGSEGV")
     lost = claimed(ledger)
-    do(ledger, jobs.release_lost, WORKER)
+    do(ledger, claims.release_lost, WORKER)
     claimed(ledger, OTHER)
-    assert not do(ledger, jobs.crashed, lost, "SIGSEGV")
+    assert not do(ledger, claims.crashed, lost, "SIGSEGV")
     assert (job(ledger, "a").state, job(ledger, "a").crashes) == ("running", MAX_CRASHES - 1)
 
 
@@ -206,7 +206,7 @@ def test_lost_workers_are_counted_apart_from_crashes_and_capped_higher(ledger: L
     make_job(ledger, "a")
     for _ in range(MAX_WORKERS_LOST):
         claimed(ledger)
-        do(ledger, jobs.release_lost, WORKER)
+        do(ledger, claims.release_lost, WORKER)
     failed = job(ledger, "a")
     assert (failed.state, failed.crashes) == ("failed", 0)
     assert failed.attempt == MAX_WORKERS_LOST > MAX_CRASHES
@@ -217,18 +217,18 @@ def test_a_worker_that_stops_gives_its_job_back_and_nothing_is_counted(ledger: L
     make_job(ledger, "b")
     claimed(ledger, WORKER)
     claimed(ledger, OTHER)
-    do(ledger, jobs.interrupt, WORKER)
+    do(ledger, claims.interrupt, WORKER)
     back, other = job(ledger, "a"), job(ledger, "b")
     assert (back.state, back.owner, back.crashes, back.losses) == ("waiting", "", 0, 0)
     assert (other.state, other.owner) == ("running", OTHER)
-    assert do(ledger, jobs.owners) == {OTHER}
+    assert do(ledger, claims.owners) == {OTHER}
 
 
 def test_a_retry_starts_all_counts_anew_and_says_who_it_was(ledger: Ledger) -> None:
     make_job(ledger, "a")
     assert not do(ledger, jobs.retry, "a", "anna")
-    do(ledger, jobs.crashed, claimed(ledger), "SIGKILL")
-    do(ledger, jobs.fail, claimed(ledger), "no model server")
+    do(ledger, claims.crashed, claimed(ledger), "SIGKILL")
+    do(ledger, claims.fail, claimed(ledger), "no model server")
     assert do(ledger, jobs.retry, "a", "anna")
     again = job(ledger, "a")
     assert (again.state, again.crashes, again.error, again.finished_at) == ("waiting", 0, "", None)
@@ -240,15 +240,15 @@ def test_a_cancelled_job_is_gone_for_its_worker_and_is_cancelled_once(ledger: Le
     running = claimed(ledger)
     assert do(ledger, jobs.cancel, "a", "anna")
     assert not do(ledger, jobs.cancel, "a", "anna")
-    assert not do(ledger, jobs.is_ours, running)
-    assert not do(ledger, jobs.finish, running, [result(1)])
+    assert not do(ledger, claims.is_ours, running)
+    assert not do(ledger, claims.finish, running, [result(1)])
     assert job(ledger, "a").state == "cancelled"
     assert claim(ledger) is None
 
 
 def test_a_declined_job_is_neither_failed_nor_retried(ledger: Ledger) -> None:
     make_job(ledger, "a")
-    assert do(ledger, jobs.decline, claimed(ledger), "contrast-enhanced")
+    assert do(ledger, claims.decline, claimed(ledger), "contrast-enhanced")
     assert not do(ledger, jobs.retry, "a", "anna")
     assert (job(ledger, "a").state, job(ledger, "a").error) == ("declined", "contrast-enhanced")
 
@@ -257,12 +257,12 @@ def test_jobs_of_a_paused_app_wait_and_no_tickets_are_made_for_them(ledger: Ledg
     make_job(ledger, "a")
     make_job(ledger, "b", app="other")
     do(ledger, pauses.pause, "app", "hyperdense", "anna")
-    assert do(ledger, jobs.runnable, ledger.now()) == {"cpu": 1}
+    assert do(ledger, claims.runnable, ledger.now()) == {"cpu": 1}
     assert claimed(ledger).id == "b"
     assert claim(ledger) is None
-    assert do(ledger, jobs.oldest_waiting, ledger.now()) is None
+    assert do(ledger, claims.oldest_waiting, ledger.now()) is None
     do(ledger, pauses.resume, "hyperdense")
-    assert do(ledger, jobs.oldest_waiting, ledger.now()) == job(ledger, "a").created_at
+    assert do(ledger, claims.oldest_waiting, ledger.now()) == job(ledger, "a").created_at
     assert claimed(ledger).id == "a"
 
 
@@ -275,7 +275,7 @@ def test_rules_that_want_the_same_work_share_a_job_its_destinations_and_the_high
     assert (one.send_to, one.priority, one.rule) == (["pacs", "research", "archive"], URGENT, "head")
     assert len(rows(ledger, schema.job_input)) == 1
     assert events(ledger, "a") == ["job", "same work", "same work", "running"]
-    assert do(ledger, jobs.finish, one, [result(1)])
+    assert do(ledger, claims.finish, one, [result(1)])
     assert [each.destination for each in rows(ledger, schema.delivery)] == ["pacs", "research", "archive"]
 
 
@@ -288,7 +288,7 @@ def test_a_destination_added_while_the_job_ends_is_delivered_to_whichever_comes_
 
         def finish(running: Row[Any] = running, number: int = number, meet: threading.Barrier = meet) -> None:
             meet.wait()
-            assert do(ledger, jobs.finish, running, [result(number)])
+            assert do(ledger, claims.finish, running, [result(number)])
 
         def join(joining: jobs.NewJob = joining, meet: threading.Barrier = meet) -> None:
             meet.wait()
@@ -302,15 +302,15 @@ def test_a_destination_added_while_the_job_ends_is_delivered_to_whichever_comes_
 
 def test_a_job_without_results_makes_no_delivery(ledger: Ledger) -> None:
     make_job(ledger, "a")
-    assert do(ledger, jobs.finish, claimed(ledger), [])
+    assert do(ledger, claims.finish, claimed(ledger), [])
     assert rows(ledger, schema.delivery) == []
 
 
 def test_states_count_what_is_not_final(ledger: Ledger) -> None:
     for name in "abcd":
         make_job(ledger, name)
-    do(ledger, jobs.fail, claimed(ledger), "x")
-    do(ledger, jobs.finish, claimed(ledger), [])
+    do(ledger, claims.fail, claimed(ledger), "x")
+    do(ledger, claims.finish, claimed(ledger), [])
     claimed(ledger)
     assert do(ledger, jobs.states) == {"failed": 1, "running": 1, "waiting": 1}
 

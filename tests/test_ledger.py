@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Row, select
 
 from radnode.domain.errors import LedgerError
-from radnode.state import intake, jobs, pauses, schema
+from radnode.state import claims, intake, jobs, pauses, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.ledger import Ledger, note, value
 from radnode.state.views import Views
@@ -93,7 +93,7 @@ def test_own_results_that_come_back_are_kept_and_start_nothing(ledger: Ledger) -
     make_job(ledger, "a")
     claimed = claim(ledger)
     with ledger.begin() as tx:
-        assert jobs.finish(tx, claimed, [result(7)])
+        assert claims.finish(tx, claimed, [result(7)])
     (series,) = rows(ledger, schema.series)
     assert complete(ledger, series, [1])
     study_uid = rows(ledger, schema.study)[0].study_instance_uid
@@ -118,7 +118,7 @@ def test_originals_that_were_forwarded_and_come_back_are_no_results_of_ours(ledg
 
 def claim(ledger: Ledger, owner: str = "worker-1") -> Row[tuple[object, ...]]:
     with ledger.begin() as tx:
-        job = jobs.claim(tx, "cpu", owner, ledger.now())
+        job = claims.claim(tx, "cpu", owner, ledger.now())
     assert job is not None
     return job
 
@@ -196,7 +196,7 @@ def test_text_that_no_database_takes_is_stored_with_replacement_characters(ledge
     make_job(ledger, "a")
     job = claim(ledger)
     with ledger.begin() as tx:
-        assert jobs.fail(tx, job, bad)
+        assert claims.fail(tx, job, bad)
     assert rows(ledger, schema.job)[0].error == "A\ufffdB\ufffdC"
 
 
@@ -337,11 +337,11 @@ def work(database: Database, name: str) -> None:
     ledger = database.open()
     while True:
         with ledger.begin() as tx:
-            job = jobs.claim(tx, "cpu", name, 1e12)
+            job = claims.claim(tx, "cpu", name, 1e12)
         if job is None:
             break
         with ledger.begin() as tx:
-            assert jobs.finish(tx, job, [result(int(job.id))])
+            assert claims.finish(tx, job, [result(int(job.id))])
     ledger.close()
 
 

@@ -27,7 +27,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import commitments, deliveries, intake, jobs
+from radnode.state import claims, commitments, deliveries, intake, jobs
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -216,11 +216,11 @@ class Core:
     def _reconcile(self) -> None:
         """Gives back what dead workers had in hand, and refills missing tickets."""
         with self.ledger.read() as tx:
-            owners = jobs.owners(tx) | commitments.owners(tx)
+            owners = claims.owners(tx) | commitments.owners(tx)
         alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
         for owner in owners - alive:
             with self.ledger.begin() as tx:
-                lost = jobs.release_lost(tx, owner)
+                lost = claims.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
                 commitments.release_lost(tx, owner)
             _clear(self.spool.work(job.id, job.attempt) for job in lost)
@@ -231,7 +231,7 @@ class Core:
         now = self.ledger.now()
         with self.ledger.read() as tx:
             to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now)
-            runnable = {**jobs.runnable(tx, now), "deliver": to_send}
+            runnable = {**claims.runnable(tx, now), "deliver": to_send}
         try:
             self.tickets.top_up(runnable)
         except redis.RedisError as error:
@@ -243,7 +243,7 @@ class Core:
         for part in ("core", "receiver", "worker"):
             metrics.parts.labels(part).set(living.count(part))
         with self.ledger.read() as tx:
-            states, oldest = jobs.states(tx), jobs.oldest_waiting(tx, self.ledger.now())
+            states, oldest = jobs.states(tx), claims.oldest_waiting(tx, self.ledger.now())
             moving, still_open = deliveries.states(tx), intake.counts(tx)["series_open"]
             promised = commitments.states(tx)
         for state in ("waiting", "running", "failed", "held"):

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from radnode.state import deliveries, jobs
+from radnode.state import claims, deliveries
 from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
@@ -41,7 +41,7 @@ class Hands:
     def give_back_forgotten(self) -> None:
         """Called now and then. A claim is forgotten when two looks in a row found nobody at work on it."""
         with self._ledger.read() as tx:
-            claimed = [(kind, row) for kind in (jobs, deliveries) for row in kind.claimed_by(tx, self._owner)]
+            claimed = [(kind, row) for kind in (claims, deliveries) for row in kind.claimed_by(tx, self._owner)]
         with self._lock:
             idle = {_claim(row): (kind, row) for kind, row in claimed if _claim(row) not in self._held}
         for claim in self._suspects & idle.keys():

@@ -24,7 +24,7 @@ from radnode.run.hands import Hands
 from radnode.run.lifeline import StopSignal
 from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
 from radnode.settings import Settings
-from radnode.state import jobs
+from radnode.state import claims, jobs
 from radnode.state.ledger import Ledger, Record, Unavailable, value
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
@@ -101,14 +101,14 @@ class Worker:
 
     def _give_back(self) -> None:
         with self.ledger.begin() as tx:
-            jobs.interrupt(tx, self.name)
+            claims.interrupt(tx, self.name)
 
     def _drain(self, queue: str) -> None:
         """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
         while not self.stopping.is_set():
             now = self.ledger.now()
             with self.ledger.begin() as tx:
-                job = jobs.claim(tx, queue, self.name, now)
+                job = claims.claim(tx, queue, self.name, now)
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
                 return
@@ -177,7 +177,7 @@ class Worker:
         if self.aborting.is_set():
             return False
         with self.ledger.read() as tx:
-            return jobs.is_ours(tx, job)
+            return claims.is_ours(tx, job)
 
     def _conclude(self, job: Record, logger: Any, seconds: float) -> None:
         """Publishing came first: from here on another worker would find the results instead of computing them."""
@@ -187,12 +187,12 @@ class Worker:
         metrics.job_seconds.labels(job.app).observe(seconds)
         if manifest["state"] == "declined":
             with self.ledger.begin() as tx:
-                ended = jobs.decline(tx, job, manifest["reason"])
+                ended = claims.decline(tx, job, manifest["reason"])
             logger.info("job declined")
             metrics.jobs_ended.labels(job.app, "declined").inc(ended)
             return
         with self.ledger.begin() as tx:
-            ended = jobs.finish(tx, job, self._rows(folder, manifest), seconds=manifest.get("seconds", {}))
+            ended = claims.finish(tx, job, self._rows(folder, manifest), seconds=manifest.get("seconds", {}))
         if ended:
             metrics.jobs_ended.labels(job.app, "done").inc()
             logger.info("job done", results=len(manifest["objects"]), seconds=round(seconds, 3))
@@ -218,7 +218,7 @@ class Worker:
         elif ending.how == "crashed":
             metrics.job_crashes.labels(job.app).inc()
             with self.ledger.begin() as tx:
-                jobs.crashed(tx, job, ending.detail)
+                claims.crashed(tx, job, ending.detail)
             logger.error("job crashed", how=ending.detail)
             self.tickets.send(job.queue)
         else:
@@ -226,7 +226,7 @@ class Worker:
 
     def _fail(self, job: Record, error: str, logger: Any) -> None:
         with self.ledger.begin() as tx:
-            ended = jobs.fail(tx, job, error)
+            ended = claims.fail(tx, job, error)
         metrics.jobs_ended.labels(job.app, "failed").inc(ended)
         logger.error(
             "job failed",
