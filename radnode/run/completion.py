@@ -1,43 +1,30 @@
-"""From "nothing came for a while" to jobs: completes series and studies, holds the rules against them, makes jobs."""
+"""From "nothing came for a while" to matches: completes series and studies, and holds the rules against them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 
 from radnode import metrics
-from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id
-from radnode.domain.routing import Catalog, Evaluation, Routing, Rule, evaluate_series, evaluate_study, open_at
+from radnode.domain.routing import Catalog, Evaluation, Routing, evaluate_series, evaluate_study
 from radnode.domain.study import Study
 from radnode.run.broker import Tickets
 from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
+from radnode.run.making import Making, Match
 from radnode.settings import Settings
-from radnode.state import intake, jobs
+from radnode.state import intake
 from radnode.state.ledger import Ledger, Record, Transaction, Unavailable, note
 from radnode.telemetry import log
 
-FORWARD = "original"
 _FAULT_PAUSE = 60.0
-
-
-@dataclass(frozen=True)
-class Match:
-    """A rule, and the series it takes."""
-
-    rule: Rule
-    routing_version: str
-    study_id: int
-    series_id: int | None
-    chosen: tuple[Filed, ...]
 
 
 class Completion:
     """Judges what has gone quiet. A rule with times of its own fires when those have passed."""
 
     def __init__(self, settings: Settings, ledger: Ledger, catalog: Catalog, tickets: Tickets) -> None:
-        self._settings, self._ledger, self._catalog, self._tickets = settings, ledger, catalog, tickets
+        self._ledger, self._tickets = ledger, tickets
         self._filing = Filing(settings, ledger)
+        self._making = Making(settings, ledger, catalog)
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 
     def postponed(self, kind: str, row: Record, now: float) -> bool:
@@ -77,7 +64,7 @@ class Completion:
             if not wait and not self._complete_series(tx, filed, evaluations):
                 return
             for each in ready:
-                made += self._make(tx, Match(each.rule, routing.version, row.study_id, row.id, (filed,)))
+                made += self._making.make(tx, Match(each.rule, routing.version, row.study_id, row.id, (filed,)))
         self._after("series", row, wait, made)
         if not wait:
             metrics.series_completed.inc()
@@ -109,7 +96,7 @@ class Completion:
                 note(tx, "study complete", study_id=row.id, series=len(filed), rules=verdicts)
             for each in ready:
                 chosen = tuple(filed[series.SeriesInstanceUID] for series in each.series)
-                made += self._make(tx, Match(each.rule, routing.version, row.id, None, chosen))
+                made += self._making.make(tx, Match(each.rule, routing.version, row.id, None, chosen))
         self._after("study", row, wait, made)
         if not wait:
             metrics.studies_completed.inc()
@@ -146,52 +133,6 @@ class Completion:
         )
         return True
 
-    def _make(self, tx: Transaction, match: Match) -> list[str]:
-        """The match's jobs; returns the queues to send a ticket to."""
-        rule = match.rule
-        metrics.rules_matched.labels(rule.name).inc()
-        if rule.app is not None:
-            jobs.create(tx, self._frozen(match, rule.send_to))
-            return [self._catalog.queue(rule.app)]
-        for send_to, chosen in _not_sent_yet(tx, match):
-            _forward(tx, self._frozen(replace(match, chosen=chosen), send_to), chosen)
-        return ["deliver"]
-
-    def _frozen(self, match: Match, send_to: tuple[str, ...]) -> jobs.NewJob:
-        rule, inputs = match.rule, [_input(each) for each in match.chosen]
-        return jobs.NewJob(
-            id=job_id(rule.app or "", rule.app_version, rule.options, inputs),
-            study_id=match.study_id,
-            series_id=match.series_id,
-            rule=rule.name,
-            routing_version=match.routing_version,
-            app=rule.app or "",
-            app_version=rule.app_version,
-            level=rule.level,
-            options=dict(rule.options),
-            send_to=send_to,
-            queue="deliver" if rule.app is None else self._catalog.queue(rule.app),
-            priority=PRIORITIES[rule.priority],
-            last_image_at=max(each.row.last_received_at for each in match.chosen),
-            inputs={
-                one.name: [row.id for row in each.instances] for one, each in zip(inputs, match.chosen, strict=True)
-            },
-            label=rule.series,
-            expire=rule.expire,
-            not_before=self._not_before(rule),
-        )
-
-    def _not_before(self, rule: Rule) -> float:
-        """On the ledger's clock, when the rule's hours begin; 0 where it is open now."""
-        local = datetime.now(self._settings.zone)
-        if open_at(rule.run_between, local.time()) or rule.run_between is None:
-            return 0.0
-        start = rule.run_between.start
-        opening = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
-        if opening < local:
-            opening += timedelta(days=1)
-        return self._ledger.now() + (opening - local).total_seconds()
-
 
 def _split(
     matched: Sequence[Evaluation], seen: float, quiet: float, times: Sequence[float], default: float
@@ -200,37 +141,3 @@ def _split(
     waiting = [time for time in (times if matched else [default]) if time > quiet]
     ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
     return ready, seen + min(waiting) if waiting else 0.0
-
-
-def _not_sent_yet(tx: Transaction, match: Match) -> Iterator[tuple[tuple[str, ...], tuple[Filed, ...]]]:
-    """What a forwarding rule still has to send: destinations, and the instances that are new to them."""
-    sent = jobs.forwarded(tx, match.study_id)
-    news: dict[frozenset[int], list[str]] = {}
-    everything = {row.id for each in match.chosen for row in each.instances}
-    for name in match.rule.send_to:
-        news.setdefault(frozenset(everything - sent.get(name, set())), []).append(name)
-    for ids, names in news.items():
-        rest = (replace(each, instances=tuple(row for row in each.instances if row.id in ids)) for each in match.chosen)
-        if ids:
-            yield tuple(names), tuple(each for each in rest if each.instances)
-
-
-def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
-    """A rule without an app: the originals are the results, and are sent as they came."""
-    if not jobs.create(tx, new, state=JobState.DONE.value):
-        return
-    rows = [
-        jobs.ResultRow(
-            each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size
-        )
-        for filed in chosen
-        for each in filed.instances
-    ]
-    jobs.add_results(tx, new.id, rows)
-    jobs.make_deliveries(tx, jobs.get(tx, new.id))
-
-
-def _input(filed: Filed) -> JobInput:
-    uids = tuple(row.sop_instance_uid for row in filed.instances)
-    series_uid = filed.row.series_instance_uid
-    return JobInput(series_uid, series_uid, uids, tuple(row.path for row in filed.instances))
