@@ -56,6 +56,7 @@ class Incoming(Protocol):
     def write(self, piece: memoryview) -> None: ...
     def keep(self) -> str:
         """Makes the file durable under its final name; returns its path within the spool."""
+
     def quarantine(self, reason: str) -> None: ...
     def discard(self) -> None:
         """Removes the file, unless it was kept or quarantined."""
@@ -86,8 +87,10 @@ class Promises(Protocol):
 
     def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
         """Keeps what is asked for; success once it is durable."""
+
     def report(self, association: Association) -> Report | None:
         """A report for this association's peer that is ready to be sent."""
+
     def reported(self, association: Association, report: Report) -> None:
         """The peer has taken it."""
 
@@ -97,11 +100,13 @@ class Node(Protocol):
 
     def enter(self, association: Association) -> Rejection | None:
         """Takes a slot, or says why there is none."""
+
     def leave(self, association: Association, how: str) -> None: ...
     def rejected(self, calling_aet: str, peer: str, rejection: Rejection, detail: str = "") -> None: ...
     def open(self, head: bytes) -> Incoming: ...
     def busy(self) -> str:
         """Why instances cannot be taken for the moment; empty where they can."""
+
     def stored(self, association: Association, instance: Stored) -> None: ...
     def refused(self, association: Association, outcome: Outcome) -> None: ...
     @property

@@ -55,12 +55,14 @@ def associate(
     calling_aet: str = "RADNODE",
     timeouts: Timeouts = PATIENT,
     ext_neg: Sequence[Any] = (),
+    on: Sequence[tuple[Any, Any]] = (),
 ) -> Association:
     """An association the peer accepted, if with none of the contexts: then it is ended already.
 
     Args:
         contexts: (abstract syntax, transfer syntax), at most MAX_CONTEXTS; one presentation context for each.
         ext_neg: items of extended negotiation, role selection among them, as pynetdicom makes them.
+        on: (event of pynetdicom, handler), for requests that come the other way.
 
     Raises PeerError.
     """
@@ -78,7 +80,7 @@ def associate(
             ae_title=peer.aet,
             max_pdu=_MAX_PDU,
             ext_neg=list(ext_neg),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _tune, [timeouts.response, connected])],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _tune, [timeouts.response, connected]), *on],
         )
     except OSError as error:
         raise PeerError(f"{peer}: {error}", remedy="does the host name exist?") from None
