@@ -15,6 +15,7 @@ from radnode import settings as settings_module
 from radnode.domain.errors import NewerLedgerError, RadnodeError, RoutingError, SettingsError
 from radnode.run import EXIT_CONFIG
 from radnode.settings import Settings
+from radnode.state import crash
 
 app = typer.Typer(
     help="Receives studies from a PACS, runs algorithms on them by routing.yaml, and stores the results back.",
@@ -66,7 +67,9 @@ def _serve(start: Callable[[], int]) -> NoReturn:
 
 
 def _settings() -> Settings:
-    return settings_module.load()
+    settings = settings_module.load()
+    crash.arm(settings.crash_at)
+    return settings
 
 
 def _print_json(value: Any) -> None:

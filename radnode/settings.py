@@ -59,6 +59,9 @@ class Settings:
     tls_match_aet: bool = _setting("false", "Whether a sender's certificate has to name its AE title.")
     log_level: str = _setting("info", "`debug`, `info`, `warning` or `error`; patient data appears at `debug` only.")
     log_format: str = _setting("auto", "`human`, `json`, or `auto`: human in a terminal, JSON otherwise.")
+    crash_at: str = _setting(
+        "", "For tests: a folder that names instructions at which a process kills itself, see `state/crash.py`."
+    )
     redis_url: str = _setting("", "Redis or Valkey; empty: an embedded one.", secret=True)
     database_url: str = _setting("", "PostgreSQL (`postgresql://…`); empty: SQLite in `RADNODE_HOME`.", secret=True)
 

@@ -75,14 +75,14 @@ def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list
 
 def pause(settings: Settings, name: str) -> str:
     """Lets the jobs of an app, or the deliveries to a destination, wait; returns which of the two `name` is."""
-    with ledger_of(settings) as ledger, ledger.begin() as tx:
+    with ledger_of(settings) as ledger, ledger.begin("pause") as tx:
         kind = _kind(settings, tx, name)
         pauses.pause(tx, kind, name, getpass.getuser())
     return kind
 
 
 def resume(settings: Settings, name: str) -> str:
-    with ledger_of(settings) as ledger, ledger.begin() as tx:
+    with ledger_of(settings) as ledger, ledger.begin("resume") as tx:
         kind = pauses.resume(tx, name)
     if kind is None:
         raise NotFoundError(f"{name!r} is not paused", remedy="`radnode pause NAME` pauses an app or a destination")
@@ -101,7 +101,7 @@ def _kind(settings: Settings, tx: Transaction, name: str) -> str:
 
 
 def _acting(settings: Settings, act: Callable[[Transaction], list[str]]) -> list[str]:
-    with ledger_of(settings) as ledger, ledger.begin() as tx:
+    with ledger_of(settings) as ledger, ledger.begin("act") as tx:
         return act(tx)
 
 

@@ -25,6 +25,7 @@ from radnode.domain.errors import NotDicomError, PeerError
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
 from radnode.state import commitments, intake
+from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record, Unavailable
 from radnode.state.presence import Barrier, present
 from radnode.telemetry import log
@@ -73,7 +74,7 @@ class Promises:
     def record(self, association: Association, transaction_uid: str, references: Sequence[Reference]) -> Outcome:
         """Success once it is durable."""
         try:
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("record commitment") as tx:
                 kept = commitments.record(
                     tx,
                     transaction_uid,
@@ -121,7 +122,7 @@ class Reporter:
     def drain(self) -> None:
         """Until there is none that may be reported now."""
         while not self._stopping.is_set():
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("claim commitment") as tx:
                 row = commitments.claim(tx, self._owner, self._ledger.now())
             if row is None:
                 return
@@ -139,8 +140,9 @@ class Reporter:
         calling_aet = row.called_aet if row.called_aet in self._settings.aet else self._settings.aet[0]
         try:
             send_report(report, peer, calling_aet=calling_aet)
+            point("commitment told")
         except PeerError as error:
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("postpone commitment") as tx:
                 commitments.postpone(tx, row, error.message, self._ledger.now())
             metrics.commitment_reports.labels("retried").inc()
             log().warning("commitment not reported yet", error=error.message, attempts=row.attempts)
@@ -148,7 +150,7 @@ class Reporter:
             _settle(self._ledger, row, report)
 
     def _park(self, row: Record, error: str) -> None:
-        with self._ledger.begin() as tx:
+        with self._ledger.begin("park commitment") as tx:
             commitments.park(tx, row, error)
         metrics.commitment_reports.labels("parked").inc()
         log().error("commitment parked", calling_aet=row.calling_aet, error=error)
@@ -165,7 +167,7 @@ class Reporter:
 
 def _settle(ledger: Ledger, row: Record, report: Report) -> None:
     committed, failed = [uid for _, uid in report.committed], [uid for _, uid, _ in report.failed]
-    with ledger.begin() as tx:
+    with ledger.begin("settle commitment") as tx:
         ours = commitments.reported(tx, row, committed, failed)
     if ours:
         metrics.commitment_reports.labels("refused" if failed else "committed").inc()
@@ -186,7 +188,7 @@ class Gate:
                 self._ids = commitments.received(tx)
             self._number = self._barrier.raise_() if self._ids else 0
         elif all(each.mark >= self._number for each in present(self._folder, "receiver-")):
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("commitments flushed") as tx:
                 commitments.flushed(tx, self._ids)
             self._ids = []
             self._tickets.send("deliver")

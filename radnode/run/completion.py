@@ -50,7 +50,7 @@ class Completion:
         """Holds the series-level rules against a quiet series, makes their jobs, completes it."""
         filed = self._filing.file(row, routing)
         if filed is None:
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("complete empty series") as tx:
                 nothing = {"generation": row.generation, "instance_ids": (), "instances": 0, "headers": row.headers}
                 intake.complete_series(tx, row, **nothing)
             return
@@ -60,7 +60,7 @@ class Completion:
             matched, row.seen, quiet, [each.rule.complete.series for each in matched], routing.complete.series
         )
         made: list[str] = []
-        with self._ledger.begin() as tx:
+        with self._ledger.begin("complete series") as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
                 return
             for each in ready:
@@ -88,7 +88,7 @@ class Completion:
             matched, row.seen, quiet, [each.rule.complete.study for each in matched], routing.complete.study
         )
         made: list[str] = []
-        with self._ledger.begin() as tx:
+        with self._ledger.begin("complete study") as tx:
             if not wait:
                 if not intake.complete_study(tx, row):
                     return

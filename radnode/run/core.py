@@ -94,7 +94,7 @@ class Core:
     def _recover(self) -> None:
         """Finishes what an earlier life left half done, before anything is judged."""
         now = self.ledger.now()
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("recover") as tx:
             intake.restart_quiet_time(tx, now)
             deliveries.wake_all(tx)
             commitments.wake_all(tx)
@@ -111,17 +111,17 @@ class Core:
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
         alive = partial(receiver_alive, self.settings.run)  # asked anew for each: receivers start while this runs
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("sealed before") as tx:
             sealed = value(tx, "sealed_before", "")
         closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
         sealed = min(sealed, closed)  # a clock that went forward and came back has sealed too much
         found = scan(self.spool, lambda b: self._known(b, sealed), alive, summarize, self.ledger.now)
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("adopt") as tx:
                 intake.record(tx, batch, [])
             adopted += len(batch)
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("seal") as tx:
             intake.seal(tx, closed)
         return adopted
 
@@ -156,7 +156,7 @@ class Core:
         before = self.routing_file.routing
         self.routing_file.poll()
         if self.routing_file.routing is not before:  # it may name a destination that a report has been waiting for
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("wake commitments") as tx:
                 commitments.wake_all(tx)
 
     def _bury_receivers(self) -> None:
@@ -165,7 +165,7 @@ class Core:
             if each.alive:
                 continue
             adopted = self._adopt()
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("bury receiver") as tx:
                 intake.restart_quiet_time(tx, self.ledger.now())
                 commitments.release_lost(tx, each.name)
             forget(self.settings.run, each.name)
@@ -206,7 +206,7 @@ class Core:
         """Without a living receiver silence means nothing; when there is one again, senders get a whole quiet time."""
         heard = any(each.alive for each in present(self.settings.run, "receiver-"))
         if heard and self._deaf:
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("heard again") as tx:
                 intake.restart_quiet_time(tx, self.ledger.now())
         self._deaf = not heard
         return heard
@@ -219,7 +219,7 @@ class Core:
             owners = claims.owners(tx) | commitments.owners(tx)
         alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
         for owner in owners - alive:
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("release lost") as tx:
                 lost = claims.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
                 commitments.release_lost(tx, owner)

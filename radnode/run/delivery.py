@@ -15,6 +15,7 @@ from radnode.domain.jobs import Outcome, judge
 from radnode.run.hands import Hands
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
+from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
@@ -58,7 +59,7 @@ class Deliverer:
         """Claims and carries out deliveries until there is none that may start now."""
         while not self.stopping.is_set():
             now = self.ledger.now()
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("claim delivery") as tx:
                 delivery = deliveries.claim(tx, self.owner, now)
             if delivery is None:
                 return
@@ -77,7 +78,7 @@ class Deliverer:
             self._park(delivery, f"destination {delivery.destination!r} is not in routing.yaml -> {remedy}", logger)
             return
         if delivery.expires_at is not None and time.time() > delivery.expires_at:
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("expire delivery") as tx:
                 deliveries.expire(tx, delivery)
             logger.warning("delivery expired")
             return
@@ -98,6 +99,7 @@ class Deliverer:
             with Sender(peer, calling_aet=self.settings.aet[0]) as sender:
                 for uid, status, comment in sender.send(files):
                     attempt.take(uid, status, comment)
+                    point("sent one")
                     if len(attempt.answers) >= _RECORD_EVERY:
                         self._record(delivery, attempt)
         except PeerError as error:
@@ -109,14 +111,14 @@ class Deliverer:
         return attempt
 
     def _record(self, delivery: Record, attempt: _Attempt) -> None:
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("record sent") as tx:
             deliveries.record_sent(tx, delivery, attempt.answers)
         metrics.instances_sent.labels(delivery.destination).inc(sum(stored for *_, stored in attempt.answers))
         attempt.answers.clear()
 
     def _settle(self, delivery: Record, job: Record, attempt: _Attempt, wanted: int, logger: Any) -> None:
         if attempt.stored == wanted:
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("delivered") as tx:
                 done = deliveries.delivered(tx, delivery, attempt.stored)
             if done:
                 metrics.delivery_attempts.labels(delivery.destination, "delivered").inc()
@@ -126,7 +128,7 @@ class Deliverer:
                 logger.info("delivered", instances=attempt.stored)
         elif attempt.transient:
             now = self.ledger.now()
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("postpone delivery") as tx:
                 deliveries.postpone(tx, delivery, attempt.fault, now, peer_down=attempt.peer_down)
             metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
             logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
@@ -134,7 +136,7 @@ class Deliverer:
             self._park(delivery, attempt.fault, logger)
 
     def _park(self, delivery: Record, error: str, logger: Any) -> None:
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("park delivery") as tx:
             deliveries.park(tx, delivery, error)
         metrics.delivery_attempts.labels(delivery.destination, "parked").inc()
         logger.error("delivery parked", error=error, remedy=f"`radnode retry {delivery.job_id[:12]}` sends it again")

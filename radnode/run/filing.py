@@ -76,7 +76,7 @@ class Filing:
             if earlier is None:
                 kept[row.sop_instance_uid] = row
             elif self._same(earlier, row):
-                with self._ledger.begin() as tx:
+                with self._ledger.begin("drop copy") as tx:
                     intake.drop_instance(tx, row.id)
                 (self._settings.spool / row.path).unlink(missing_ok=True)
             else:
@@ -87,7 +87,7 @@ class Filing:
 
     def _note_difference(self, series: Record, earlier: Record, row: Record) -> None:
         differs = difference(self._settings.spool / earlier.path, self._settings.spool / row.path)
-        with self._ledger.begin() as tx:
+        with self._ledger.begin("note difference") as tx:
             note(
                 tx,
                 "differing copy",

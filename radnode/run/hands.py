@@ -46,7 +46,7 @@ class Hands:
             idle = {_claim(row): (kind, row) for kind, row in claimed if _claim(row) not in self._held}
         for claim in self._suspects & idle.keys():
             kind, row = idle[claim]
-            with self._ledger.begin() as tx:
+            with self._ledger.begin("give back") as tx:
                 kind.give_back(tx, row)
             log().warning("claim given back", worker=self._owner, id=claim[0][:12], attempt=claim[1])
         self._suspects = set(idle)

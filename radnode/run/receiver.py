@@ -28,6 +28,7 @@ from radnode.run.counting import Metrics, NoMetrics
 from radnode.run.live import LivePolicy
 from radnode.settings import Settings
 from radnode.state.arrivals import Arrival, AssociationEnd
+from radnode.state.crash import point
 from radnode.state.presence import Barrier, Presence, present
 from radnode.state.slots import Slots
 from radnode.state.spool import Incoming, Spool, Watermark
@@ -175,6 +176,7 @@ class Receiver:
             flaw=head.flaw,
             user_identity=association.user_identity,
         ))  # fmt: skip
+        point("arrival")
         self.metrics.received(instance.size, instance.stages, context.abstract_syntax, association.calling_aet)
         if head.flaw:
             self.metrics.flawed()

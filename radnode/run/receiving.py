@@ -165,7 +165,7 @@ def receive(node: Settings, number: int, listener: socket.socket | None, tls_lis
 
     def record(arrivals: Any, ends: Any) -> None:
         offset = ledger.now() - boot_time()
-        with ledger.begin() as tx:
+        with ledger.begin("record arrivals") as tx:
             intake.record(tx, arrivals, ends, clock_offset=offset)
 
     receiver.serve(

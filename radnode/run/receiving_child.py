@@ -7,12 +7,14 @@ import sys
 from contextlib import ExitStack
 
 from radnode import settings
+from radnode.state import crash
 from radnode.telemetry import set_up
 
 
 def main(number: int, plain: int, secure: int) -> None:
     """Receiver `number` on the ports with these descriptors; -1: none."""
     node = settings.load()
+    crash.arm(node.crash_at)
     set_up(node, "receiver")
     from radnode.run.receiving import receive  # noqa: PLC0415 - the client decides at import where values live
 

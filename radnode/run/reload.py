@@ -72,7 +72,7 @@ class RoutingFile:
         return parse_routing(last.text, source=f"{self._path} (last good)", catalog=self._catalog, lenient_broken=True)
 
     def _apply(self, routing: Routing) -> None:
-        with self._ledger.begin() as tx:
+        with self._ledger.begin("remember routing") as tx:
             intake.remember_routing(tx, routing.version, routing.text, peers_of(routing))
         metrics.routing_ok.set(1)
         log().info("routing in force", version=routing.version, rules=len(routing.rules))

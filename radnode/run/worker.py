@@ -25,6 +25,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
 from radnode.settings import Settings
 from radnode.state import claims, jobs
+from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record, Unavailable, value
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
@@ -44,7 +45,7 @@ class Worker:
         self.name = f"worker-{secrets.token_hex(6)}"
         self.ledger = Ledger(settings.home, settings.database_url)
         self.ledger.ready(wait=60)
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("site uid") as tx:
             self.site_uid = value(tx, "site_uid", f"2.25.{uuid.uuid4().int}")
         self.spool = Spool(settings.spool, settings.durability)
         self.presence = Presence(settings.run, self.name)
@@ -100,14 +101,14 @@ class Worker:
         return DELIVERY_THREADS if queue == "deliver" else self.settings.workers
 
     def _give_back(self) -> None:
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("interrupt jobs") as tx:
             claims.interrupt(tx, self.name)
 
     def _drain(self, queue: str) -> None:
         """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
         while not self.stopping.is_set():
             now = self.ledger.now()
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("claim job") as tx:
                 job = claims.claim(tx, queue, self.name, now)
                 inputs = {} if job is None else jobs.inputs(tx, job.id)
             if job is None:
@@ -153,6 +154,7 @@ class Worker:
         (work / OUT).mkdir(parents=True)
         write_assignment(work, self._assignment(job, inputs))
         ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
+        point("child ended")
         if ending.how == "done":
             self.spool.publish(work / OUT, job.id)
         return ending
@@ -186,12 +188,12 @@ class Worker:
         manifest = json.loads((folder / "manifest.json").read_text())
         metrics.job_seconds.labels(job.app).observe(seconds)
         if manifest["state"] == "declined":
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("decline job") as tx:
                 ended = claims.decline(tx, job, manifest["reason"])
             logger.info("job declined")
             metrics.jobs_ended.labels(job.app, "declined").inc(ended)
             return
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("finish job") as tx:
             ended = claims.finish(tx, job, self._rows(folder, manifest), seconds=manifest.get("seconds", {}))
         if ended:
             metrics.jobs_ended.labels(job.app, "done").inc()
@@ -217,7 +219,7 @@ class Worker:
             logger.info("job stopped", reason=ending.detail)
         elif ending.how == "crashed":
             metrics.job_crashes.labels(job.app).inc()
-            with self.ledger.begin() as tx:
+            with self.ledger.begin("job crashed") as tx:
                 claims.crashed(tx, job, ending.detail)
             logger.error("job crashed", how=ending.detail)
             self.tickets.send(job.queue)
@@ -225,7 +227,7 @@ class Worker:
             self._fail(job, ending.detail, logger)
 
     def _fail(self, job: Record, error: str, logger: Any) -> None:
-        with self.ledger.begin() as tx:
+        with self.ledger.begin("fail job") as tx:
             ended = claims.fail(tx, job, error)
         metrics.jobs_ended.labels(job.app, "failed").inc(ended)
         logger.error(

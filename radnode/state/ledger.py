@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.sql.schema import Table
 
 from radnode.domain.errors import LedgerError, NewerLedgerError
-from radnode.state import schema
+from radnode.state import crash, schema
 
 Unavailable = (OperationalError, InterfaceError)
 """What a statement raises when the database does not answer: it will, later. For the rooms that know no SQLAlchemy."""
@@ -42,10 +42,16 @@ class Ledger:
         self.engine = _sqlite(self.file) if self.file else _postgresql(url)
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """A transaction that writes: committed at the end of the block, rolled back by an exception."""
+    def begin(self, label: str = "") -> Iterator[Connection]:
+        """A transaction that writes: committed at the end of the block, rolled back by an exception.
+
+        Args:
+            label: its crash label; a test holds that each transaction of the node has one of its own.
+        """
         with self.engine.begin() as tx:
             yield tx
+            crash.point(label, "before")
+        crash.point(label, "after")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from radnode.domain.errors import NotDicomError, SpoolError
 from radnode.state.arrivals import Arrival
+from radnode.state.crash import point
 
 _QUARANTINED_MOST = 1000
 _QUARANTINED_BYTES = 4 << 30
@@ -90,11 +91,13 @@ class Spool:
                 for name in names:
                     _sync_file(Path(folder) / name)
                 sync_folder(Path(folder))
+            point("publish", "before")
             try:
                 work.rename(place)
             except OSError as fault:
                 if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+            point("publish", "renamed")
             sync_folder(self.results)
         except OSError as fault:
             remedy = "look at the disk that holds RADNODE_HOME"
@@ -136,6 +139,7 @@ class Spool:
         """Moves a file to quarantine, with the reason beside it. Raises OSError."""
         place = self.quarantine / f"{path.stem}.dcm"
         path.rename(place)
+        point("set aside")
         self.prune_quarantine()
         place.with_suffix(".txt").write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n", encoding="utf-8")
 
@@ -170,10 +174,13 @@ class Incoming:
 
         The folder is not synced: if the power fails now, the scan finds the `.part` whole, and adopts it.
         """
+        point("keep", "written")
         os.pwrite(self.fd, _LENGTH.pack(self.size), _LENGTH_AT)
         if self._spool.durable:
             _sync_data(self.fd)
+        point("keep", "synced")
         os.rename(self._part, f"{self._spool.instances}/{self._name}.dcm")  # noqa: PTH104 - the hot path
+        point("keep", "renamed")
         self._close()
         return f"instances/{self._name}.dcm"
 
@@ -273,6 +280,7 @@ def _adopt(
     if path.suffix == ".part":
         _sync_file(path)
         path = path.rename(path.with_suffix(".dcm"))
+        point("adopt part")
         sync_folder(path.parent)  # once its bucket is sealed, nobody would look for the `.part` again
     status = path.stat()
     return Arrival(
