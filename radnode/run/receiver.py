@@ -37,7 +37,7 @@ __all__ = ["Flusher", "NoMetrics", "Receiver", "accept", "drain", "receiver_aliv
 
 _log = structlog.get_logger("radnode.receiver")
 
-FLUSH_EVERY = 0.1
+FLUSH_EVERY = 0.25
 """Seconds between batches while no barrier is raised: recorded a few at a time, instances cost more than to receive."""
 _BARRIER_EVERY = 0.02
 PENDING_MOST = 100_000

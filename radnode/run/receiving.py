@@ -128,25 +128,25 @@ def _is_this_machine(address: str) -> bool:
 
 
 class _Prometheus:
-    """The receiver's events as metrics."""
+    """The receiver's events as metrics. Children are looked up once: a look-up costs as much as a count."""
 
     def __init__(self) -> None:
-        self._callers: set[str] = set()
+        self._callers: dict[str, tuple[Any, Any]] = {}
+        self._stages = [metrics.store_seconds.labels(stage) for stage in Stages._fields]
 
     def received(self, size: int, stages: Stages, sop_class: str, calling_aet: str) -> None:
         del sop_class
-        caller = self._label(calling_aet)
-        metrics.instances_received.labels(caller).inc()
-        metrics.received_bytes.labels(caller).inc(size)
-        for stage, seconds in zip(Stages._fields, stages, strict=True):
-            metrics.store_seconds.labels(stage).observe(seconds)
+        instances, received_bytes = self._callers.get(calling_aet) or self._caller(calling_aet)
+        instances.inc()
+        received_bytes.inc(size)
+        for stage, seconds in zip(self._stages, stages, strict=True):
+            stage.observe(seconds)
 
-    def _label(self, calling_aet: str) -> str:
-        if calling_aet not in self._callers:
-            if len(self._callers) >= _MOST_CALLERS:
-                return "other"
-            self._callers.add(calling_aet)
-        return calling_aet
+    def _caller(self, calling_aet: str) -> tuple[Any, Any]:
+        if len(self._callers) >= _MOST_CALLERS:
+            calling_aet = "other"
+        found = metrics.instances_received.labels(calling_aet), metrics.received_bytes.labels(calling_aet)
+        return self._callers.setdefault(calling_aet, found)
 
     def flawed(self) -> None:
         metrics.instances_flawed.inc()
