@@ -254,3 +254,79 @@ def test_a_file_of_gigabytes_is_walked_without_reading_its_pixels(tmp_path: Path
         file.truncate(path.stat().st_size - 1)
     with pytest.raises(NotDicomError, match="1 bytes are missing"):
         summarize(path)
+
+
+# Inside sequences, and private elements
+
+PROCEDURE = "RequestAttributesSequence.RequestedProcedureDescription"
+CODE = "RequestAttributesSequence.ScheduledProtocolCodeSequence.CodeValue"
+PRIVATE = "(0019,xx10) RADNODE TEST"
+GE = "(0019,xx0F) GEMS_ACQU_01"
+NAMES = [
+    PROCEDURE, CODE, PRIVATE, GE, "RequestAttributesSequence", "ProcedureCodeSequence", "PixelData",
+    "IconImageSequence", "RequestAttributesSequence.(0019,xx10) RADNODE TEST", "Modality",
+]  # fmt: skip
+
+
+def nested(*, undefined: bool = False) -> pydicom.Dataset:
+    ds = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    for tag in [each.tag for each in ds if each.tag.is_private]:
+        del ds[tag]
+    items = []
+    for number in (1, 2):
+        code = pydicom.Dataset()
+        code.CodeValue = f"C{number}"
+        item = pydicom.Dataset()
+        item.RequestedProcedureDescription = f"CT HEAD {number}"
+        item.ScheduledProtocolCodeSequence = pydicom.Sequence([code])
+        item.ScheduledProtocolCodeSequence.is_undefined_length = undefined
+        item.private_block(0x19, "RADNODE TEST", create=True).add_new(0x10, "LO", f"inner {number}")
+        item.is_undefined_length_sequence_item = undefined
+        items.append(item)
+    ds.RequestAttributesSequence = pydicom.Sequence(items)
+    ds["RequestAttributesSequence"].is_undefined_length = undefined
+    ds.ProcedureCodeSequence = pydicom.Sequence([])
+    ds.private_block(0x19, "SOMEBODY ELSE", create=True).add_new(0x10, "LO", "not this")
+    ds.private_block(0x19, "RADNODE TEST", create=True).add_new(0x10, "LO", "outer")
+    ds.private_block(0x19, "GEMS_ACQU_01", create=True).add_new(0x0F, "DS", "12.5")
+    return ds
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, DEFLATED])
+def test_values_inside_sequences_and_of_private_elements_are_read(
+    tmp_path: Path, syntax: str, undefined: bool
+) -> None:
+    data = encode(nested(undefined=undefined), syntax)
+    path = written(tmp_path / "file", deflate(data) if syntax == DEFLATED else data, syntax)
+    assert read_attributes(path, NAMES) == {
+        PROCEDURE: ("CT HEAD 1", "CT HEAD 2"),
+        CODE: ("C1", "C2"),
+        PRIVATE: ("outer",),
+        GE: (12.5,),
+        "RequestAttributesSequence.(0019,xx10) RADNODE TEST": ("inner 1", "inner 2"),
+        "RequestAttributesSequence": ("2 items",),
+        "PixelData": ("binary data",),
+        "Modality": ("CT",),
+    }
+
+
+def test_no_damaged_byte_inside_a_sequence_raises_anything_but_not_dicom(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    for syntax in (EXPLICIT, IMPLICIT, BIG):
+        whole = encode(nested(undefined=True), syntax)[:9000]
+        begin = whole.index(b"CT HEAD 1") - 100
+        for _ in range(300):
+            data = bytearray(whole)
+            for _ in range(chance.randrange(1, 4)):
+                data[chance.randrange(begin, begin + 300)] = chance.randrange(256)
+            with suppress(NotDicomError):
+                read_attributes(written(tmp_path / "file", bytes(data), syntax), NAMES)
+
+
+def test_sequences_in_sequences_without_end_are_given_up(tmp_path: Path) -> None:
+    """However deep they go: what was found before counts."""
+    item, sequence = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\x40\x00\x08\x00SQ\0\0\xff\xff\xff\xff"
+    first = b"\x08\x00\x60\x00CS\x02\x00CT"
+    data = first + b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff" + (item + sequence) * 20_000
+    assert read_attributes(written(tmp_path / "file", data), NAMES) == {"Modality": ("CT",)}

@@ -130,6 +130,68 @@ def test_limits_take_numbers_and_ages(limits: tuple[float | None, float | None],
     assert Between(*limits).accepts(value) is holds
 
 
+@pytest.mark.parametrize(
+    ("limits", "value", "holds"),
+    [
+        ("StudyDate: {min: 2026-03-01}", "20260301", True),
+        ("StudyDate: {min: 2026-03-01}", "20260228", False),
+        ("StudyDate: {max: 2026}", "20261231", True),
+        ("StudyDate: {max: 2026}", "20270101", False),
+        ("StudyDate: {min: 2026-01, max: 2026-02}", "20260228", True),
+        ("StudyDate: {min: 20260101}", "2026.01.02", True),
+        ("StudyDate: {min: 20260101}", "yesterday", False),
+        ("StudyDate: 2026-03-01", "20260301", True),
+        ("StudyTime: {min: 22:00}", "220000.123", True),
+        ("StudyTime: {min: 22:00}", "21:59:59", False),
+        ("StudyTime: {max: 06:00}", "06", True),
+        ("AcquisitionDateTime: {max: 2026-03-01 12:00}", "20260301120059.5+0100", True),
+        ("AcquisitionDateTime: {max: 2026-03-01T12:00}", "202603011201", False),
+        ("PatientAge: {max: 6M}", "026W", True),
+        ("PatientAge: {max: 6M}", "007M", False),
+        ("PatientAge: {min: 18Y}", "018Y", True),
+    ],
+)
+def test_limits_take_dates_times_and_ages_as_precisely_as_they_are_written(
+    limits: str, value: str, holds: bool
+) -> None:
+    keyword = limits.partition(":")[0]
+    assert matches(f"when: {{{limits}}}", {keyword: value}) is holds
+    assert matches(f"unless: {{{limits}}}", {keyword: value}) is not holds
+
+
+def test_present_and_absent_are_words_and_in_quotes_they_are_values() -> None:
+    with_agent, without = {"ContrastBolusAgent": "Gd"}, {"Modality": "MR"}
+    for rule, wanted in (
+        ("when: {ContrastBolusAgent: present}", with_agent),
+        ("when: {ContrastBolusAgent: {not: absent}}", with_agent),
+        ("unless: {ContrastBolusAgent: absent}", with_agent),
+        ("when: {ContrastBolusAgent: absent}", without),
+        ("unless: {ContrastBolusAgent: present}", without),
+        ("when: {ContrastBolusAgent: {not: present}}", without),
+    ):
+        assert matches(rule, with_agent) is (wanted is with_agent)
+        assert matches(rule, without) is (wanted is without)
+    assert matches('when: {ContrastBolusAgent: "absent"}', {"ContrastBolusAgent": "ABSENT"})
+    assert not matches("when: {ContrastBolusAgent: absent}", with_agent, without)
+    assert evaluate("when: {ContrastBolusAgent: absent}", with_agent).reason == (
+        'ContrastBolusAgent is "Gd", wanted absent'
+    )
+
+
+def test_attributes_inside_sequences_and_private_ones_are_conditions_like_any_other() -> None:
+    nested, private = "RequestAttributesSequence.RequestedProcedureDescription", "(0019,xx10) GEMS_ACQU_01"
+    assert matches(f"when: {{{nested}: '*STROKE*'}}", {nested: ("CT HEAD", "CT STROKE")})
+    assert not matches(f"when: {{{nested}: '*STROKE*'}}", {"Modality": "CT"})
+    assert matches(f"when: {{'{private}': {{min: 3}}}}", {private: 4})
+    assert matches("when: {RequestAttributesSequence: present}", {"RequestAttributesSequence": "2 items"})
+
+
+def test_a_path_that_begins_with_a_sequence_of_the_study_chooses_the_study() -> None:
+    of_study, of_series = "ProcedureCodeSequence.CodeValue", "RequestAttributesSequence.StudyInstanceUID"
+    conditions = routing(f"level: study, when: {{{of_study}: x, {of_series}: y}}").rules[0].conditions
+    assert [each.on_study for each in conditions] == [True, False]
+
+
 def test_any_value_of_a_multi_valued_attribute_will_do() -> None:
     rule = "when: {ImageType: AXIAL}"
     assert matches(rule, {"ImageType": ("ORIGINAL", "PRIMARY", "AXIAL")})
@@ -231,6 +293,13 @@ def test_a_rule_switched_off_says_that_it_would_match() -> None:
     evaluation = evaluate("enabled: no, when: {Modality: CT}", {"Modality": "CT"})
     assert not evaluation.matched
     assert evaluation.reason == "it would match, but is switched off (enabled: false)"
+
+
+def test_a_series_of_too_few_instances_is_not_taken_and_the_reason_says_so() -> None:
+    assert matches("min_instances: 2", {"InstanceNumber": 1}, {"InstanceNumber": 2})
+    short = evaluate("min_instances: 2", {"InstanceNumber": 1})
+    assert short.reason == "min_instances is 1, wanted at least 2"
+    assert not short.matched
 
 
 def test_a_rule_without_conditions_takes_everything() -> None:

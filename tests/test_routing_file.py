@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import keyword_dict
 
 from radnode.domain.app import App, AppOptions, Field
 from radnode.domain.routing import (
@@ -25,6 +26,7 @@ from radnode.domain.routing import (
     Senders,
     parse_routing,
 )
+from radnode.domain.routing.keywords import STUDY_SEQUENCES
 from radnode.run import apps
 
 ROOT = Path(__file__).parent.parent
@@ -249,15 +251,45 @@ def test_anchors_and_aliases_may_be_used() -> None:
         (rule("when: {Modality: {}}"), 4, "Modality: a value is missing"),
         (rule("when: {Modality: {nto: CT}}"), 4, "'nto' is no key of a condition; did you mean not?"),
         (rule("when: {Modality: {not: {not: CT}}}"), 4, "Modality: `not` inside `not`"),
-        (rule("when: {Modality: {min: 3}}"), 4, "Modality is no number (VR CS): min and max do not apply"),
+        (
+            rule("when: {Modality: {min: 3}}"),
+            4,
+            "Modality is neither number, age nor date (VR CS): min and max do not apply",
+        ),
         (rule("when: {KVP: {min: a lot}}"), 4, "'a lot' is no number"),
         (rule("when: {KVP: {min: 9, max: 3}}"), 4, "KVP: min is more than max: no value can be that"),
         (rule("when: {KVP: {min: 9, not: 3}}"), 4, "KVP: put min and max inside `not`"),
-        (rule("when: {PixelData: x}"), 4, "PixelData holds binary data (OB or OW)"),
+        (
+            rule("when: {PixelData: x}"),
+            4,
+            "PixelData is binary data (OB or OW); of itself a condition can only ask whether it is present or absent",
+        ),
+        (rule("when: {Modality.PatientID: x}"), 4, "Modality is no sequence: nothing lies in it"),
+        (
+            rule("when: {RequestAttributesSequence.PatientIDs: x}"),
+            4,
+            "'PatientIDs' is no DICOM keyword; did you mean PatientID?",
+        ),
+        (rule('when: {"(0018,0050)": 5}'), 4, "'(0018,0050)' is no DICOM keyword: write SliceThickness"),
+        (rule('when: {"(0018,xx50) GEMS": 5}'), 4, "group 0018 is not private: private groups are odd, from 0009 on"),
+        (rule("when: {StudyDate: {min: 1.2.2026}}"), 4, "'1.2.2026' is no date; write 2026-01-31"),
+        (rule("when: {StudyTime: {min: 25:00}}"), 4, "'25:00' is no time; write 22:30"),
+        (
+            rule("when: {StudyDate: {min: 2026-02, max: 2026-01}}"),
+            4,
+            "StudyDate: min is more than max: no value can be that",
+        ),
+        (rule("when: {PatientAge: {min: old}}"), 4, "'old' is no age; write years, or 18Y, 6M, 3W or 10D"),
+        (
+            rule("when: {PatientID: [absent, x]}"),
+            4,
+            "PatientID: absent cannot stand in a list; the text itself is written \"absent\"",
+        ),
         (
             rule("when: {ReferencedStudySequence: x}"),
             4,
-            "ReferencedStudySequence is a sequence: conditions do not look inside",
+            "ReferencedStudySequence is a sequence: name what lies in it, ReferencedStudySequence.Keyword; "
+            "of itself a condition can only ask whether it is present or absent",
         ),
         (rule("when: [Modality]"), 4, "a map (key: value) is wanted here, not a list"),
         (
@@ -411,6 +443,10 @@ PIECES = st.sampled_from(
         "\ud800",
         "not: ",
         "min: ",
+        "present",
+        "min_instances: ",
+        "RequestAttributesSequence.",
+        "'(0019,xx10) A'",
         "<<: ",
     ]
 )
@@ -457,10 +493,16 @@ def test_every_key_is_documented_and_no_other(place: str) -> None:
     assert documented == list(KEYS[place])
 
 
-def test_the_study_attributes_are_documented() -> None:
-    listed = re.search(r"<!-- STUDY_KEYWORDS -->(.*?)<!-- end -->", (ROOT / "docs/routing.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("begin", "end", "known"),
+    [("STUDY_KEYWORDS", "end", STUDY_KEYWORDS), ("STUDY_SEQUENCES", "end sequences", STUDY_SEQUENCES)],
+)
+def test_the_study_attributes_are_documented(begin: str, end: str, known: frozenset[str]) -> None:
+    text = (ROOT / "docs/routing.md").read_text()
+    listed = re.search(rf"<!-- {begin} -->(.*?)<!-- {end} -->", text, re.DOTALL)
     assert listed
-    assert set(re.findall(r"`(\w+)`", listed[1])) == STUDY_KEYWORDS
+    assert set(re.findall(r"`(\w+)`", listed[1])) == known
+    assert known <= set(keyword_dict)
 
 
 def test_the_example_of_the_documentation_is_sound() -> None:

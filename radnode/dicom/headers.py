@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from struct import Struct
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import keyword_for_tag
 
 from radnode.dicom.elements import (
     EXPLICIT_BE,
@@ -22,11 +22,15 @@ from radnode.dicom.elements import (
     Encoding,
     File,
     Found,
+    Source,
     Walk,
     encoding_of,
     source_of,
 )
-from radnode.dicom.values import charset_of, decode
+from radnode.dicom.nested import BINARY, count_items, items_text, private_tag, stretch, values_inside
+from radnode.dicom.places import Places
+from radnode.dicom.values import Charset, charset_of, decode
+from radnode.domain.attributes import Attribute, attribute_of, is_attribute
 from radnode.domain.errors import NotDicomError
 from radnode.domain.study import Value
 
@@ -113,61 +117,108 @@ def summarize(path: Path) -> Summary:
         return Summary(head, sop_class, sop_instance, syntax, calling, called)
 
 
-def read_attributes(path: Path, keywords: Collection[str]) -> dict[str, tuple[Value, ...]]:
-    """The top-level attributes named, of a Part 10 file; those absent, empty or longer than 16 KiB have no entry.
+def read_attributes(path: Path, names: Collection[str]) -> dict[str, tuple[Value, ...]]:
+    """The attributes named (`domain.attributes` says how), of a Part 10 file; those absent or empty have no entry.
 
-    Keywords of group 0002 are read from the File Meta. The data set is read only as far as the last one asked for:
-    whether it is whole is `examine`'s question. Raises NotDicomError where the file is no Part 10 file, or nothing in
-    it could be read before it breaks.
+    Keywords of group 0002 are read from the File Meta. Of values longer than 16 KiB nothing is read, of a sequence the
+    first MiB; a sequence, or binary data, only says that it is there. The data set is read only as far as the last
+    attribute asked for: whether it is whole is `examine`'s question. Raises NotDicomError where the file is no Part 10
+    file, or nothing in it could be read before it breaks.
     """
-    wanted = _wanted(frozenset(keywords))
+    wanted = _wanted(frozenset(names))
     with _part10(path) as (fd, meta, start):
         syntax = _meta_text(meta, _TRANSFER_SYNTAX)
         encoding = encoding_of(syntax) or EXPLICIT_LE
-        source = source_of(fd, start, os.fstat(fd).st_size - start, syntax)
-        walk = Walk(source, encoding, wanted.keys[encoding], wanted.last)
+        size = os.fstat(fd).st_size - start
+        walk = Walk(source_of(fd, start, size, syntax), encoding, wanted.keys[encoding], wanted.last)
         try:
             walk.run()
         except NotDicomError:
             if not walk.found:
                 raise
-        return _decoded({**meta, **walk.found}, wanted.names, encoding.big)
+        found = {**meta, **walk.found}
+        charset = charset_of(found[_CHARSET][1]) if _CHARSET in found else ()
+        attributes = _decoded(found, wanted, charset, encoding.big)
+        if wanted.placed:
+            places = Places(source_of(fd, start, size, syntax), encoding, wanted.placed, max(wanted.placed))
+            with suppress(NotDicomError):
+                places.run()
+            attributes |= _placed(places, wanted, charset, source_of(fd, start, size, syntax))
+        return attributes
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    names: dict[str, tuple[int, str]]  # keyword -> tag, VR of the dictionary
+    names: dict[str, Attribute]
     keys: dict[Encoding, dict[int, int]]
     last: int
+    placed: frozenset[int]
 
 
 @lru_cache(maxsize=64)
-def _wanted(keywords: frozenset[str]) -> _Wanted:
-    names = {}
-    for keyword in keywords:
-        tag = tag_for_keyword(keyword)
-        if tag is not None:
-            names[keyword] = (int(tag), dictionary_VR(tag))
-    tags = {tag for tag, _ in names.values()} | {_CHARSET}
-    if any(vr == "US or SS" for _, vr in names.values()):
+def _wanted(names: frozenset[str]) -> _Wanted:
+    attributes = {name: attribute_of(name) for name in names if is_attribute(name)}
+    placed = {_top(each) for each in attributes.values() if each.sequences or (each.opaque and not each.creator)}
+    tags = {_CHARSET}
+    for each in attributes.values():
+        if not each.sequences and _top(each) not in placed:
+            tags |= _blocks(each) if each.creator else {each.tag}
+    if any(each.vr == "US or SS" for each in attributes.values()):
         tags.add(_PIXEL_REPRESENTATION)
     keys = {each: {each.key(tag): tag for tag in tags} for each in (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)}
-    return _Wanted(names, keys, max(tags))
+    return _Wanted(attributes, keys, max(tags), frozenset(placed))
 
 
-def _decoded(found: Found, names: Mapping[str, tuple[int, str]], big: bool) -> dict[str, tuple[Value, ...]]:
-    charset = charset_of(found[_CHARSET][1]) if _CHARSET in found else ()
+def _top(attribute: Attribute) -> int:
+    """The tag at the top level of the data set below which an attribute lies, or its own."""
+    return attribute_of(attribute.sequences[0]).tag if attribute.sequences else attribute.tag
+
+
+def _blocks(private: Attribute) -> set[int]:
+    """Every tag that a private element, or the creator of its block, may have."""
+    group, element = private.tag & 0xFFFF0000, private.tag & 0xFF
+    return {group | tag for block in range(0x10, 0x100) for tag in (block, block << 8 | element)}
+
+
+def _decoded(found: Found, wanted: _Wanted, charset: Charset, big: bool) -> dict[str, tuple[Value, ...]]:
     signed = found.get(_PIXEL_REPRESENTATION, ("", b""))[1].strip(b"\0") == b"\1"
     attributes = {}
-    for keyword, (tag, vr) in names.items():
-        if tag not in found:
+    for name, attribute in wanted.names.items():
+        tag = attribute.tag
+        if attribute.creator:
+            tag = private_tag(attribute, {tag: raw for tag, (_, raw) in found.items()}) or 0
+        if attribute.sequences or tag not in found:
             continue
         stated, raw = found[tag]
+        vr = attribute.vr or "LO"
         if not stated or stated == "UN":
             stated = vr if vr != "US or SS" else ("SS" if signed else "US")
         values = decode(stated, raw, charset, big and tag >> 16 != 2)
         if values:
-            attributes[keyword] = values
+            attributes[name] = values
+    return attributes
+
+
+def _placed(places: Places, wanted: _Wanted, charset: Charset, source: Source) -> dict[str, tuple[Value, ...]]:
+    """Attributes inside sequences, and those of which it only matters that they are there."""
+    attributes: dict[str, tuple[Value, ...]] = {}
+    for tag in sorted(places.places):  # in the order of the file: a deflated one is read forward only
+        (position, end), vr = places.places[tag], places.vrs[tag]
+        if position == end:
+            continue
+        data = stretch(source, position, end - position)
+        for name, each in wanted.names.items():
+            if _top(each) != tag:
+                continue
+            if each.sequences:
+                path = [attribute_of(keyword).tag for keyword in each.sequences[1:]]
+                values = values_inside(data, places.encoding, vr, path, each, charset)
+            elif each.vr == "SQ":
+                values = (items_text(count_items(data, places.encoding, vr)),)
+            else:
+                values = (BINARY,)
+            if values and values != (items_text(0),):
+                attributes[name] = values
     return attributes
 
 

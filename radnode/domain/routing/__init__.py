@@ -6,11 +6,12 @@ and `evaluate_study` hold a Routing against what has arrived and say, rule by ru
 
 from radnode.domain.errors import Problem, RoutingError
 from radnode.domain.routing.completeness import Complete
-from radnode.domain.routing.conditions import AnyOf, Between, Condition, Context, Verdict
+from radnode.domain.routing.conditions import Condition, Context, Verdict
 from radnode.domain.routing.destinations import Destination
 from radnode.domain.routing.evaluate import Evaluation, evaluate_series, evaluate_study
 from radnode.domain.routing.hours import Hours, open_at
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, STUDY_KEYWORDS
+from radnode.domain.routing.matching import AnyOf, Between, Period, Present
 from radnode.domain.routing.parse import KEYS, parse_routing
 from radnode.domain.routing.rules import Catalog, Routing, Rule
 from radnode.domain.routing.senders import Sender, Senders
@@ -28,6 +29,8 @@ __all__ = [
     "Destination",
     "Evaluation",
     "Hours",
+    "Period",
+    "Present",
     "Problem",
     "Routing",
     "RoutingError",

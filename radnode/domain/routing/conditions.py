@@ -8,79 +8,27 @@ in it does not fire a rule by chance, and the verdict names the values that were
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, STUDY_KEYWORDS
+from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, is_of_study
+from radnode.domain.routing.matching import AnyOf, Present, Test, text_of
 from radnode.domain.study import Series, Study, Value
 
 Context = Mapping[str, str | Sequence[str]]
 """`CallingAETitle` and `CalledAETitle` of a series: one, or several where it came by several associations."""
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
-_AGE = re.compile(r"([0-9]{3})([DWMY])")  # PS3.5 6.2, VR AS
-_AGES_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _SHOWN = 5
 _SHOWN_LENGTH = 80
 
 
-class Test(Protocol):
-    """What one value is held against."""
-
-    def accepts(self, value: Value) -> bool: ...
-
-
-@dataclass(frozen=True)
-class AnyOf:
-    """Any of several patterns with the wildcards of C-FIND (`*`, `?`; PS3.4 C.2.2.2.4), case-insensitive.
-
-    A number is accepted by a pattern that is the same number: `5` accepts the 5.0 of a DS.
-    """
-
-    patterns: tuple[str, ...]
-
-    @cached_property
-    def _compiled(self) -> re.Pattern[str]:
-        return re.compile("|".join(_regex(each) for each in self.patterns), re.DOTALL)
-
-    @cached_property
-    def _numbers(self) -> frozenset[float]:
-        return frozenset(float(each) for each in self.patterns if _NUMBER.fullmatch(each))
-
-    def accepts(self, value: Value) -> bool:
-        if not isinstance(value, str) and value in self._numbers:
-            return True
-        return self._compiled.fullmatch(text_of(value).casefold()) is not None
-
-    def __str__(self) -> str:
-        return " or ".join(f'"{each}"' for each in self.patterns)
-
-
-@dataclass(frozen=True)
-class Between:
-    """A number between two limits, each included, either None. An age (VR AS) counts in years."""
-
-    minimum: float | None
-    maximum: float | None
-
-    def accepts(self, value: Value) -> bool:
-        number = _number(value)
-        if number is None:
-            return False
-        return (self.minimum is None or number >= self.minimum) and (self.maximum is None or number <= self.maximum)
-
-    def __str__(self) -> str:
-        if self.maximum is None:
-            return f"at least {self.minimum:g}"
-        return f"at most {self.maximum:g}" if self.minimum is None else f"{self.minimum:g} to {self.maximum:g}"
-
-
 @dataclass(frozen=True)
 class Condition:
-    """One line of a rule's `when` or `unless`; `forbids` where no image may be so."""
+    """One line of a rule's `when` or `unless`; `forbids` where no image may be so.
+
+    `keyword` is the attribute's name: a keyword, a path, a private element (`domain.attributes`).
+    """
 
     keyword: str
     test: Test
@@ -89,10 +37,12 @@ class Condition:
 
     @property
     def on_study(self) -> bool:
-        return self.keyword in STUDY_KEYWORDS
+        return is_of_study(self.keyword)
 
     @property
     def wanted(self) -> str:
+        if self.forbids and isinstance(self.test, Present):
+            return "absent"
         if self.forbids and isinstance(self.test, AnyOf) and len(self.test.patterns) > 1:
             return "none of " + ", ".join(f'"{each}"' for each in self.test.patterns)
         return f"not {self.test}" if self.forbids else str(self.test)
@@ -136,11 +86,6 @@ def contradicts(condition: Condition, series: Series) -> bool:
     return bool(found) and not _holds(condition, found)
 
 
-def text_of(value: Value) -> str:
-    """A value as people write it: `5`, not `5.0`; padding does not count (PS3.5 6.2)."""
-    return format(value, ".15g") if isinstance(value, float) else str(value).strip(" \0")
-
-
 def _found(keyword: str, series: Series, context: Context) -> list[tuple[Value, ...]]:
     """The different values of an attribute in a series; empty values count as absent."""
     if keyword in CONTEXT_KEYWORDS:
@@ -169,21 +114,3 @@ def _shown(found: Sequence[tuple[Value, ...]]) -> str:
         return "absent"
     more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
     return ", ".join(f'"{each}"' for each in distinct[:_SHOWN]) + more
-
-
-def _number(value: Value) -> float | None:
-    if not isinstance(value, str):
-        return value
-    text = text_of(value)
-    if age := _AGE.fullmatch(text):
-        return int(age[1]) / _AGES_PER_YEAR[age[2]]
-    return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def _regex(pattern: str) -> str:
-    """The pattern as a regular expression that needs no backtracking: hostile values cost linear time."""
-    first, *others = (re.escape(part).replace(r"\?", ".") for part in re.split(r"\*+", pattern.casefold()))
-    if not others:
-        return first
-    *middle, last = others
-    return first + "".join(f"(?>.*?{part})" for part in middle if part) + ".*" + last

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from radnode.domain.routing.conditions import Context, Verdict, contradicts, judge, judge_study
-from radnode.domain.routing.rules import Routing, Rule
+from radnode.domain.routing.rules import Least, Routing, Rule
 from radnode.domain.study import Series, Study
 
 _REASONS = 3
@@ -65,7 +65,7 @@ def evaluate_study(routing: Routing, study: Study, contexts: Mapping[str, Contex
 
 
 def _on_series(rule: Rule, series: Series, context: Context) -> Evaluation:
-    verdicts = tuple(judge(each, series, context) for each in rule.conditions)
+    verdicts = (*(judge(each, series, context) for each in rule.conditions), *_enough(rule.min_instances, series))
     return _evaluation(rule, verdicts, (series,), _failed(verdicts))
 
 
@@ -87,7 +87,14 @@ def _on_study(rule: Rule, study: Study, contexts: Mapping[str, Context]) -> Eval
 def _on_series_of_study(rule: Rule, series: Series, context: Context) -> list[Verdict]:
     astray = (each for each in rule.conditions if each.on_study and not each.forbids and contradicts(each, series))
     own = (each for each in rule.conditions if not each.on_study)
-    return [judge(each, series, context) for each in (*astray, *own)]
+    return [*(judge(each, series, context) for each in (*astray, *own)), *_enough(rule.min_instances, series)]
+
+
+def _enough(least: Least, series: Series) -> Iterator[Verdict]:
+    if least.instances:
+        count, uid = len(series), series.SeriesInstanceUID
+        wanted, found = f"at least {least.instances}", str(count)
+        yield Verdict("min_instances", wanted, found, count >= least.instances, least.line, uid)
 
 
 def _evaluation(rule: Rule, verdicts: tuple[Verdict, ...], series: tuple[Series, ...], failed: str) -> Evaluation:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydicom.datadict import DicomDictionary, keyword_dict
+from pydicom.datadict import keyword_dict
+
+from radnode.domain.attributes import root_of
 
 CONTEXT_KEYWORDS = ("CallingAETitle", "CalledAETitle")
 """Not in the data set: the AE titles of the association a series came by."""
@@ -38,10 +40,22 @@ STUDY_KEYWORDS = frozenset(
 )  # fmt: skip
 """Attributes of the patient and of the study. All others, and the AE titles, are taken as attributes of a series."""
 
-NUMERIC_VRS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AS", "US or SS"})
-_BINARY_VRS = frozenset(
-    {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "NONE", "OB or OW", "US or OW", "US or SS or OW"}
-)
+STUDY_SEQUENCES = frozenset(
+    {
+        # of the modules above
+        "ReferencedPatientSequence", "OtherPatientIDsSequence", "IssuerOfPatientIDQualifiersSequence",
+        "SourcePatientGroupIdentificationSequence", "GroupOfPatientsIdentificationSequence", "EthnicGroupCodeSequence",
+        "PatientSpeciesCodeSequence", "PatientBreedCodeSequence", "BreedRegistrationSequence", "StrainStockSequence",
+        "StrainCodeSequence", "GeneticModificationsSequence", "DeidentificationMethodCodeSequence",
+        "IssuerOfAccessionNumberSequence", "ReferringPhysicianIdentificationSequence",
+        "ConsultingPhysicianIdentificationSequence", "PhysiciansOfRecordIdentificationSequence",
+        "PhysiciansReadingStudyIdentificationSequence", "RequestingServiceCodeSequence", "ReferencedStudySequence",
+        "ProcedureCodeSequence", "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesCodeSequence",
+        "PatientSizeCodeSequence", "ReasonForVisitCodeSequence", "IssuerOfAdmissionIDSequence",
+        "IssuerOfServiceEpisodeIDSequence", "ClinicalTrialTimePointTypeCodeSequence",
+    }
+)  # fmt: skip
+"""Sequences of the patient and of the study: a path that begins with one belongs to the study."""
 
 
 def known_keywords() -> list[str]:
@@ -49,21 +63,6 @@ def known_keywords() -> list[str]:
     return [*CONTEXT_KEYWORDS, *keyword_dict]
 
 
-def vr_of(keyword: str) -> str | None:
-    """The VR(s) of a keyword in PS3.6, `AE` for the AE titles of the association; None for an unknown keyword."""
-    if keyword in CONTEXT_KEYWORDS:
-        return "AE"
-    tag = keyword_dict.get(keyword)
-    return None if tag is None else DicomDictionary[tag][0]
-
-
-def unusable(keyword: str) -> str:
-    """Why a condition on this known keyword could never hold; empty where it can."""
-    if keyword in CONTEXT_KEYWORDS:
-        return ""
-    if keyword_dict[keyword] >> 16 == 0:
-        return f"{keyword} is part of a message, not of a file"
-    vr = vr_of(keyword)
-    if vr == "SQ":
-        return f"{keyword} is a sequence: conditions do not look inside"
-    return f"{keyword} holds binary data ({vr})" if vr in _BINARY_VRS else ""
+def is_of_study(name: str) -> bool:
+    """Whether an attribute belongs to the patient or the study."""
+    return name in STUDY_KEYWORDS or root_of(name) in STUDY_SEQUENCES

@@ -15,7 +15,7 @@ from radnode.domain.routing.condition_keys import read_conditions
 from radnode.domain.routing.destinations import Destination, read_names
 from radnode.domain.routing.nodes import choice_of, line_of, plain_of, quoted, text_of
 from radnode.domain.routing.reader import Fields, Reader
-from radnode.domain.routing.rules import Catalog, Level, Priority, Rule
+from radnode.domain.routing.rules import Catalog, Least, Level, Priority, Rule
 
 KEYS = (
     "name",
@@ -23,6 +23,7 @@ KEYS = (
     "level",
     "when",
     "unless",
+    "min_instances",
     "options",
     "priority",
     "send_to",
@@ -86,6 +87,7 @@ class RuleReader:
             level=level,
             when=read_conditions(reader, fields.get("when"), unless=False),
             unless=read_conditions(reader, fields.get("unless"), unless=True),
+            min_instances=read_least(reader, fields.get("min_instances")),
             options=self._options(app, fields) if app and state == "sound" else {},
             priority=_priority(reader, fields, self._defaults.priority),
             send_to=self._send_to(fields, line),
@@ -152,6 +154,10 @@ class RuleReader:
             fault = f"no send_to, here or in defaults: name destinations, or {doing} with `send_to: []`"
             self._reader.problem(line, fault)
         return names or ()
+
+
+def read_least(reader: Reader, node: yaml.Node | None) -> Least:
+    return Least(reader.read(node, values.count, 0), 0 if node is None else line_of(node))
 
 
 def _priority(reader: Reader, fields: Fields, otherwise: Priority) -> Priority:

@@ -37,6 +37,14 @@ class Catalog(Protocol):
 
 
 @dataclass(frozen=True)
+class Least:
+    """How many instances a series has to have, at least; 0: any number. `line` is where it says so."""
+
+    instances: int = 0
+    line: int = 0
+
+
+@dataclass(frozen=True)
 class Rule:
     """Which series or studies, which app, and where its results go.
 
@@ -57,6 +65,7 @@ class Rule:
     level: Level = "series"
     when: tuple[Condition, ...] = ()
     unless: tuple[Condition, ...] = ()
+    min_instances: Least = field(default_factory=Least)
     options: Mapping[str, Any] = field(default_factory=dict)
     priority: Priority = "normal"
     send_to: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import yaml
 
 from radnode.domain.routing import values
-from radnode.domain.routing.conditions import AnyOf
+from radnode.domain.routing.matching import AnyOf
 from radnode.domain.routing.nodes import items_of, line_of, quoted, text_of
 from radnode.domain.routing.reader import NO_NODES, Reader
 

@@ -9,6 +9,7 @@ from datetime import time
 import yaml
 
 from radnode.domain.routing.hours import Hours
+from radnode.domain.routing.matching import number_of
 from radnode.domain.routing.nodes import Refused, line_of, quoted, text_of
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -17,6 +18,10 @@ _MAX_DURATION = 366 * 86400.0
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?([eE][+-]?[0-9]{1,2})?")
 _HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])\s*-\s*([01]?[0-9]|2[0-3]|24):([0-5][0-9])")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_DATE = r"([0-9]{4})(?:-?(0[1-9]|1[0-2])(?:-?(0[1-9]|[12][0-9]|3[01]))?)?"
+_TIME = r"([01][0-9]|2[0-3])(?::?([0-5][0-9])(?::?([0-5][0-9]))?)?"
+_MOMENTS = {"DA": re.compile(_DATE), "TM": re.compile(_TIME), "DT": re.compile(f"{_DATE}(?:[T ]?{_TIME})?")}
+_MOMENT_NAMES = {"DA": "date", "TM": "time", "DT": "date and time"}
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 _MAX_SERIES_NUMBER = 2**31 - 1  # PS3.5 6.2, VR IS
 
@@ -53,6 +58,24 @@ def number(node: yaml.Node) -> float:
     return float(text)
 
 
+def age(node: yaml.Node) -> float:
+    """Years, from `18`, or as DICOM writes ages: `18Y`, `6M`, `006M`."""
+    years = number_of(text_of(node))
+    if years is None or years < 0:
+        raise Refused(line_of(node), f"{quoted(text_of(node))} is no age; write years, or 18Y, 6M, 3W or 10D")
+    return years
+
+
+def moment(node: yaml.Node, vr: str) -> str:
+    """The digits of a date, a time, or both (VR DA, TM, DT), as far as they are given: `2026-01`, `22:30`."""
+    text = text_of(node)
+    found = _MOMENTS[vr].fullmatch(text)
+    if not found:
+        hint = {"DA": "2026-01-31", "TM": "22:30", "DT": "2026-01-31 22:30"}[vr]
+        raise Refused(line_of(node), f"{quoted(text)} is no {_MOMENT_NAMES[vr]}; write {hint}")
+    return "".join(filter(None, found.groups()))
+
+
 def whole(node: yaml.Node, lowest: int, highest: int) -> int:
     text = text_of(node)
     if not re.fullmatch("[0-9]{1,10}", text) or not lowest <= int(text) <= highest:
@@ -62,6 +85,10 @@ def whole(node: yaml.Node, lowest: int, highest: int) -> int:
 
 def port(node: yaml.Node) -> int:
     return whole(node, 1, 65535)
+
+
+def count(node: yaml.Node) -> int:
+    return whole(node, 1, 1_000_000)
 
 
 def series_number(node: yaml.Node) -> int:
