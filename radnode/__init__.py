@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from radnode.domain.app import App, AppOptions, Field, Resources
-    from radnode.domain.errors import Declined
+    from radnode.domain.errors import Declined, ModelError
+    from radnode.domain.model import ModelIdentity, Signature, Tensor
     from radnode.domain.results import Code, File, Finding, Measurement, MeasurementReport, SecondaryCapture
     from radnode.domain.study import Instance, Series, Study
+    from radnode.models import Model, open_model
 
 __all__ = [
     "App",
@@ -26,17 +28,25 @@ __all__ = [
     "Instance",
     "Measurement",
     "MeasurementReport",
+    "Model",
+    "ModelError",
+    "ModelIdentity",
     "Resources",
     "SecondaryCapture",
     "Series",
+    "Signature",
     "Study",
+    "Tensor",
+    "open_model",
 ]
 
 _HOMES = {
     "radnode.domain.app": ("App", "AppOptions", "Field", "Resources"),
-    "radnode.domain.errors": ("Declined",),
+    "radnode.domain.errors": ("Declined", "ModelError"),
+    "radnode.domain.model": ("ModelIdentity", "Signature", "Tensor"),
     "radnode.domain.results": ("Code", "File", "Finding", "Measurement", "MeasurementReport", "SecondaryCapture"),
     "radnode.domain.study": ("Instance", "Series", "Study"),
+    "radnode.models": ("Model", "open_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -39,6 +39,9 @@ job_seconds = Histogram("radnode_job_seconds", "A job in its child process.", ("
 jobs = _gauge("radnode_jobs", "Jobs now, by state.", ("state",))
 oldest_waiting_job = _gauge("radnode_oldest_waiting_job_seconds", "Age of the oldest waiting job; 0 without one.")
 
+model_requests = Counter("radnode_model_requests_total", "Requests of apps to a model.", ("model", "outcome"))
+model_seconds = Counter("radnode_model_seconds_total", "Time that apps waited for a model.", ("model",))
+
 delivery_attempts = Counter(
     "radnode_delivery_attempts_total", "Attempts to deliver, by outcome.", ("destination", "outcome")
 )

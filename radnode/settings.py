@@ -41,6 +41,9 @@ class Settings:
     http_port: int = _setting("8104", "Port of the same; 0 turns it off.")
     receivers: int = _setting(str(_CPUS), "Receiver processes.")
     workers: int = _setting(str(_CPUS), "Jobs that run at once.")
+    models: dict[str, str] = _setting(
+        "", "Names of models and their addresses, `NAME=ADDRESS`, separated by spaces: see docs/models.md."
+    )
     durability: str = _setting(
         "fsync", "`fsync`: an instance is on the disk before it is acknowledged; `flush`: in the system's cache."
     )
@@ -104,7 +107,13 @@ def load(environment: Mapping[str, str] | None = None, dotenv: Path = Path(".env
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables, for a part started as a process of its own."""
     values = {variable(name): getattr(settings, name) for name in Settings.__dataclass_fields__}
-    return {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in values.items()}
+    return {key: _text(value) for key, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return " ".join(f"{name}={each}" for name, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def inherited(*, without: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -170,6 +179,16 @@ def _titles(text: str) -> tuple[str, ...]:
     return titles
 
 
+def _models(text: str) -> dict[str, str]:
+    models = {}
+    for each in text.split():
+        name, equals, address = each.partition("=")
+        if not (name and equals and address):
+            raise ValueError(f"{each!r} is not NAME=ADDRESS")
+        models[name] = address
+    return models
+
+
 def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
@@ -182,6 +201,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "bool": _truth,
     "tuple[str, ...]": _titles,
+    "dict[str, str]": _models,
 }
 
 

@@ -19,13 +19,14 @@ ALLOWED = {  # part of radnode -> the other parts it may import
     "domain": set(),
     "dicom": {"domain"},
     "state": {"domain"},
+    "models": {"domain"},
     "settings": {"domain"},
     "metrics": {"domain"},
     "telemetry": {"domain", "settings", "state", "metrics"},  # of state, the lock files
-    "run": {"domain", "dicom", "state", "settings", "metrics", "telemetry", "testing"},
+    "run": {"domain", "dicom", "state", "models", "settings", "metrics", "telemetry", "testing"},
     "testing": {"domain", "dicom", "state", "settings", "run"},
     "cli": {"domain", "dicom", "state", "settings", "metrics", "telemetry", "run", "testing"},
-    "__init__": {"domain", "dicom", "testing"},
+    "__init__": {"domain", "dicom", "models", "testing"},
 }
 IMPURE = {"os", "io", "socket", "ssl", "subprocess", "threading", "multiprocessing", "tempfile", "shutil", "sqlite3"}
 IMPURE |= {"logging", "structlog", "prometheus_client", "time", "sqlalchemy", "redis", "dramatiq", "pynetdicom", "http"}

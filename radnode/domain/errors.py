@@ -76,6 +76,10 @@ class PixelsError(RadnodeError):
     """Pixel data that no decoder here can read."""
 
 
+class ModelError(RadnodeError):
+    """A model that is not there, does not answer in time, or is not what the app was made for."""
+
+
 class ResultError(RadnodeError):
     """A result that must not be sent: it is invalid, or belongs to another patient or study."""
 

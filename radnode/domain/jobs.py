@@ -97,6 +97,7 @@ class Assignment:
         created: when the job was made, ISO 8601 with the node's UTC offset: the date and time of its results.
         site_uid: UID of this installation, from which the device observer's is derived.
         station: the node's AE title, written as StationName.
+        models: name -> address of a model, as `RADNODE_MODELS` has them.
     """
 
     job_id: str
@@ -109,6 +110,7 @@ class Assignment:
     label: SeriesLabel = field(default_factory=SeriesLabel)
     site_uid: str = "2.25.0"
     station: str = "RADNODE"
+    models: dict[str, str] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):

@@ -50,6 +50,7 @@ def run_local(
     level: str = "",
     only: str = "",
     inputs: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> list[LocalRun]:
     """Runs an app on every series of a folder (or file), or at study level on all of them together.
 
@@ -59,6 +60,7 @@ def run_local(
         level: `series` or `study`; empty: what the app's `process` says it takes.
         only: runs on the series this fits: a SeriesDescription with wildcards, a SeriesNumber or a SeriesInstanceUID.
         inputs: at study level, the app's names for series, with what fits them as in `only`.
+        models: name -> address of a model, as in `RADNODE_MODELS`.
 
     Raises OptionsError, NotDicomError, NotFoundError; what the app raises where it is run only once.
     """
@@ -70,8 +72,8 @@ def run_local(
     progress(f"loading {app_class.name}")
     app.load()
     if (level or _level(app_class)) == "study":
-        return [_run(app, _assignment(app, "study", _named(found, inputs or {}), checked), out, progress)]
-    jobs = [_assignment(app, "series", {name: series}, checked) for name, series in _by_name(found).items()]
+        return [_run(app, _assignment(app, "study", _named(found, inputs or {}), checked, models), out, progress)]
+    jobs = [_assignment(app, "series", {name: series}, checked, models) for name, series in _by_name(found).items()]
     if len(jobs) == 1:
         return [_run(app, jobs[0], out, progress)]
     return [_run_or_tell(app, each, out / f"series-{number}", progress) for number, each in enumerate(jobs, 1)]
@@ -110,7 +112,9 @@ def _remove_previous(out: Path) -> None:
     manifest.unlink()
 
 
-def _assignment(app: App[Any], level: str, named: dict[str, Series], options: dict[str, Any]) -> Assignment:
+def _assignment(
+    app: App[Any], level: str, named: dict[str, Series], options: dict[str, Any], models: Mapping[str, str] | None
+) -> Assignment:
     created = datetime.now().astimezone().isoformat()
     inputs = [
         JobInput(
@@ -124,7 +128,7 @@ def _assignment(app: App[Any], level: str, named: dict[str, Series], options: di
     # The time belongs to the identity here: a second run writes other times, so it must have other UIDs.
     identity = job_id(app.name, app.version, options, inputs, predecessor=f"local {created}")
     paths = {each.name: list(each.paths) for each in inputs}
-    return Assignment(identity, app.name, app.version, level, options, paths, created)
+    return Assignment(identity, app.name, app.version, level, options, paths, created, models=dict(models or {}))
 
 
 def preview(path: Path) -> Path:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from radnode import models
 from radnode.dicom.encode import Encoded, encode
 from radnode.dicom.encode.check import check
 from radnode.dicom.volume import read_series
@@ -42,6 +43,7 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
     Raises whatever the app raises except Declined; ResultError for a result that must not be sent; NotDicomError.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    models.begin(assignment.models)
     clock = _Clock()
     with clock.measure("read"):
         source = read_input(assignment)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radnode import models
 from radnode.domain.app import App
 from radnode.domain.errors import RadnodeError
 from radnode.domain.jobs import Assignment, SeriesLabel
@@ -38,7 +39,7 @@ _POLL = 0.5  # seconds between two looks at whether the job is still ours
 _NURSERY_SECONDS = 5.0
 _APP_ERROR = 1
 _LONGEST_ERROR = 4000
-LOG, JOB, OUT, ERROR = "job.log", "job.json", "out", "error.txt"
+LOG, JOB, OUT, ERROR, MODELS = "job.log", "job.json", "out", "error.txt", "models.json"
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,15 @@ def _child(folder: Path, memory: int, catalog: app_finder.Catalog) -> int:
         return _report(folder, str(error))
     except BaseException as error:  # noqa: BLE001 - the app is a stranger: whatever it raises fails its job, not the node
         return _report(folder, f"{type(error).__name__}: {error}")
+    finally:
+        _tell_usage(folder)
     return 0
+
+
+def _tell_usage(folder: Path) -> None:
+    """What models were asked: also where the app failed, which may have been their fault."""
+    with contextlib.suppress(OSError):
+        (folder / MODELS).write_text(json.dumps([vars(each) for each in models.usage()]))
 
 
 def _instance(catalog: app_finder.Catalog, name: str) -> App[Any]:

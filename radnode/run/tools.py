@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -36,7 +37,8 @@ def run_app(
     app = app_finder.find(settings.apps).get(name)
     with err.status(f"{name}: reading {path}") as status:
         named = _options(inputs, "--input")
-        runs = run_local(app, path, _options(sets), output, status.update, level=level, only=only, inputs=named)
+        how: dict[str, Any] = {"level": level, "only": only, "inputs": named, "models": settings.models}
+        runs = run_local(app, path, _options(sets), output, status.update, **how)
     for each in runs:
         _tell(each, out, err)
     return 1 if any(each.error for each in runs) else 0

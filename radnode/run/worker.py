@@ -22,7 +22,7 @@ from radnode.run.commitment import Reporter
 from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
 from radnode.run.lifeline import StopSignal
-from radnode.run.runner import LOG, OUT, Ending, Runner, write_assignment
+from radnode.run.runner import LOG, MODELS, OUT, Ending, Runner, write_assignment
 from radnode.settings import Settings
 from radnode.state import claims, jobs
 from radnode.state.crash import point
@@ -155,6 +155,7 @@ class Worker:
         write_assignment(work, self._assignment(job, inputs))
         ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
         point("child ended")
+        _count_models(work / MODELS)
         if ending.how == "done":
             self.spool.publish(work / OUT, job.id)
         return ending
@@ -173,6 +174,7 @@ class Worker:
             label=SeriesLabel(**job.label),
             site_uid=self.site_uid,
             station=self.settings.aet[0],
+            models=self.settings.models,
         )
 
     def _still_ours(self, job: Record) -> bool:
@@ -240,3 +242,13 @@ class Worker:
             target = self.settings.home / "log" / "jobs" / f"{job.id}.{job.attempt}.log"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / LOG, target)
+
+
+def _count_models(path: Path) -> None:
+    """What the child said it asked of models. A child that was killed said nothing."""
+    if not path.exists():
+        return
+    for each in json.loads(path.read_text()):
+        metrics.model_requests.labels(each["model"], "failed").inc(each["failures"])
+        metrics.model_requests.labels(each["model"], "answered").inc(each["requests"] - each["failures"])
+        metrics.model_seconds.labels(each["model"]).inc(each["seconds"])
