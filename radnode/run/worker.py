@@ -245,10 +245,12 @@ class Worker:
 
 
 def _count_models(path: Path) -> None:
-    """What the child said it asked of models. A child that was killed said nothing."""
-    if not path.exists():
+    """What the child said it asked of models. One that was killed, or had no room on the disk, said nothing."""
+    try:
+        used = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
         return
-    for each in json.loads(path.read_text()):
+    for each in used:
         metrics.model_requests.labels(each["model"], "failed").inc(each["failures"])
         metrics.model_requests.labels(each["model"], "answered").inc(each["requests"] - each["failures"])
         metrics.model_seconds.labels(each["model"]).inc(each["seconds"])
