@@ -40,7 +40,12 @@ class Settings:
     http_host: str = _setting("127.0.0.1", "Address of `/metrics`, `/healthz` and `/readyz`, served by core.")
     http_port: int = _setting("8104", "Port of the same; 0 turns it off.")
     receivers: int = _setting(str(_CPUS), "Receiver processes.")
-    workers: int = _setting(str(_CPUS), "Jobs that run at once.")
+    workers: int = _setting(str(_CPUS), "Cores for jobs: as many that need one core run at once.")
+    gpus: str = _setting(
+        "auto",
+        "GPUs for jobs, as `CUDA_VISIBLE_DEVICES` names them, separated by commas; one named twice takes two jobs at "
+        "once. `auto`: those the machine has; `none`: this worker takes no job that needs one.",
+    )
     models: dict[str, str] = _setting(
         "", "Names of models and their addresses, `NAME=ADDRESS`, separated by spaces: see docs/models.md."
     )

@@ -30,13 +30,15 @@ class Resources:
     """What one job of an app needs. The node holds it to them."""
 
     cpu: int = 1
-    """Cores."""
+    """Cores, counted against the worker's; a job that wants more than it has is given all of them."""
     gpu: int = 0
-    """GPU slots; a job with any goes to the queue `gpu`."""
+    """GPUs; a job with any goes to the queue `gpu`."""
     memory: int = 4096
-    """MiB of address space; more ends the job."""
+    """MiB; a job that takes more is ended."""
     timeout: float = 600.0
     """Seconds; a job that takes longer is killed."""
+    concurrent: int = 0
+    """Jobs of the app that may run at once on the whole node; 0: as many as there is room for."""
 
     @property
     def queue(self) -> str:

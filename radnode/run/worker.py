@@ -8,16 +8,19 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from radnode import metrics
+from radnode.domain.app import Resources
 from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
+from radnode.run.capacity import Capacity
 from radnode.run.commitment import Reporter
 from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
@@ -55,6 +58,9 @@ class Worker:
         self.tickets = brokers.Tickets(self.broker)
         self.log = log().bind(worker=self.name)
         self.catalog: Catalog = Catalog()
+        self.needs: dict[str, Resources] = {}
+        self.limits: dict[str, int] = {}
+        self.capacity = Capacity(settings.workers, settings.gpus, settings.run)
         self.runner = Runner(settings, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
@@ -64,12 +70,15 @@ class Worker:
         """Works until `stop`; then lets what runs end within a few seconds, and gives the rest back."""
         if set(self.queues) & {"cpu", "gpu"}:
             self.catalog = find(self.settings.apps)
+            self.needs = {name: app.resources for name, app in self.catalog.apps.items()}
+            self.limits = {name: need.concurrent for name, need in self.needs.items() if need.concurrent}
             self.runner.start()
-        actions = {queue: (self._action(queue), self._threads(queue)) for queue in self.queues}
+        served = [queue for queue in self.queues if self._threads(queue)]
+        actions = {queue: (self._action(queue), self._threads(queue)) for queue in served}
         embedded = brokers.workers(self.broker, actions)
         for each in embedded:
             each.start()
-        self.log.info("working", queues=",".join(self.queues))
+        self.log.info("working", queues=",".join(served))
         while not stop.wait(_HANDS_EVERY):
             self._look_at_hands()
         self.stopping.set()
@@ -98,7 +107,7 @@ class Worker:
         self.reporter.drain()
 
     def _threads(self, queue: str) -> int:
-        return DELIVERY_THREADS if queue == "deliver" else self.settings.workers
+        return {"deliver": DELIVERY_THREADS, "gpu": len(self.capacity.slots)}.get(queue, self.settings.workers)
 
     def _give_back(self) -> None:
         with self.ledger.begin("interrupt jobs") as tx:
@@ -107,14 +116,22 @@ class Worker:
     def _drain(self, queue: str) -> None:
         """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
         while not self.stopping.is_set():
-            now = self.ledger.now()
-            with self.ledger.begin("claim job") as tx:
-                job = claims.claim(tx, queue, self.name, now)
-                inputs = {} if job is None else jobs.inputs(tx, job.id)
-            if job is None:
+            claimed = self.capacity.claim(self.needs, partial(self._claim, queue), lambda taken: str(taken[0].app))
+            if claimed is None:
                 return
-            with self.hands.on(job):
-                self._guarded(job, inputs)
+            (job, inputs), share = claimed
+            try:
+                with self.hands.on(job):
+                    self._guarded(job, inputs)
+            finally:
+                self.capacity.give_back(share, keep=False)
+            self.tickets.send(queue, share.cores - 1)  # there may be room now for several smaller ones
+
+    def _claim(self, queue: str, too_big: Collection[str]) -> tuple[Record, dict[str, list[str]]] | None:
+        now = self.ledger.now()
+        with self.ledger.begin("claim job") as tx:
+            job = claims.claim(tx, queue, self.name, now, limits=self.limits, too_big=too_big)
+            return None if job is None else (job, jobs.inputs(tx, job.id))
 
     def _guarded(self, job: Record, inputs: dict[str, list[str]]) -> None:
         """A fault of the disk or the ledger interrupts a job, which is given back; any other of ours fails it."""

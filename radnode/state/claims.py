@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
@@ -11,23 +11,38 @@ from sqlalchemy import Connection, Row, and_, exists, func, select, update
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST
 from radnode.state import jobs, schema
 from radnode.state.jobs import DECLINED, DONE, FAILED, RUNNING, WAITING, ResultRow, noted
-from radnode.state.ledger import note
+from radnode.state.ledger import note, take_turns
 
 _job = schema.job.c
 
 
-def claim(tx: Connection, queue: str, owner: str, now: float) -> Row[Any] | None:
-    """Takes the best waiting job of a queue: by priority, then age. `attempt` of the row is the fencing token."""
+def claim(
+    tx: Connection,
+    queue: str,
+    owner: str,
+    now: float,
+    *,
+    limits: Mapping[str, int] | None = None,
+    too_big: Collection[str] = (),
+) -> Row[Any] | None:
+    """Takes the best waiting job of a queue: by priority, then age. `attempt` of the row is the fencing token.
+
+    Args:
+        limits: app -> how many of its jobs may run at once, on all workers together; others pass an app at its limit.
+        too_big: apps for which this worker has no room now. Where the best job is of one of them nothing is taken, so
+            that smaller jobs do not for ever take the room it waits for.
+    """
     best = (
         select(_job.id)
-        .where(_job.queue == queue, _able(now))
+        .where(_job.queue == queue, _able(now), _job.app.not_in(_at_their_limit(tx, limits or {})))
         .order_by(_job.priority, _job.created_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=schema.job)
         .scalar_subquery()
     )
     taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time()}
-    job = tx.execute(update(schema.job).where(_job.id == best).values(taken).returning(schema.job)).first()
+    fits = and_(_job.id == best, _job.app.not_in(too_big))
+    job = tx.execute(update(schema.job).where(fits).values(taken).returning(schema.job)).first()
     if job is not None:
         note(
             tx,
@@ -39,6 +54,17 @@ def claim(tx: Connection, queue: str, owner: str, now: float) -> Row[Any] | None
             worker=owner,
         )
     return job
+
+
+def _at_their_limit(tx: Connection, limits: Mapping[str, int]) -> list[str]:
+    """Counted and claimed in one turn: two workers cannot both take an app's last place."""
+    if not limits:
+        return []
+    take_turns(tx, "claim")
+    running = (
+        select(_job.app, func.count()).where(_job.state == RUNNING, _job.app.in_(list(limits))).group_by(_job.app)
+    )
+    return [app for app, count in tx.execute(running) if count >= limits[app]]
 
 
 def finish(tx: Connection, job: Row[Any], results: Sequence[ResultRow], **details: Any) -> bool:
