@@ -107,7 +107,10 @@ class Node(Protocol):
     def busy(self) -> str:
         """Why instances cannot be taken for the moment; empty where they can."""
 
-    def stored(self, association: Association, instance: Stored) -> None: ...
+    def stored(self, association: Association, instance: Stored) -> None:
+        """Before its `0x0000` is sent."""
+    def counted(self, association: Association, instance: Stored) -> None:
+        """After that: while its sender takes the answer there is time to count."""
     def refused(self, association: Association, outcome: Outcome) -> None: ...
     @property
     def promises(self) -> Promises | None:
@@ -185,6 +188,7 @@ class _Session:
         self._metas: dict[int, FileMeta] = {}
         self._promises: list[int] = []  # the presentation context of each commitment not yet reported here
         self._report: Report | None = None  # on its way to the peer, not yet answered
+        self._fresh: Stored | None = None  # not counted yet
         self._messages = 0
 
     def run(self) -> None:
@@ -201,7 +205,15 @@ class _Session:
             outcome = self._answer(command, context)
             if outcome.status != services.SUCCESS:
                 self._node.refused(self._association, outcome)
-            self._wire.send(services.respond(command, context.id, outcome, self._reply_pdu))
+            try:
+                self._wire.send(services.respond(command, context.id, outcome, self._reply_pdu))
+            finally:
+                self._count()
+
+    def _count(self) -> None:
+        if self._fresh:
+            self._node.counted(self._association, self._fresh)
+            self._fresh = None
 
     def _answer(self, command: Command, context: Context) -> Outcome:
         match command.field:
@@ -336,7 +348,8 @@ class _Session:
         path = incoming.keep()
         self._association.instances += 1
         stages = Stages(receive, checked - began, time.perf_counter() - checked)
-        self._node.stored(self._association, Stored(context, uid, head, path, incoming.size, stages))
+        self._fresh = Stored(context, uid, head, path, incoming.size, stages)
+        self._node.stored(self._association, self._fresh)
         return services.STORED
 
     def _refuse(self, incoming: Incoming, outcome: Outcome) -> Outcome:

@@ -177,8 +177,11 @@ class Receiver:
             user_identity=association.user_identity,
         ))  # fmt: skip
         point("arrival")
-        self.metrics.received(instance.size, instance.stages, context.abstract_syntax, association.calling_aet)
-        if head.flaw:
+
+    def counted(self, association: Association, instance: Stored) -> None:
+        syntax = instance.context.abstract_syntax
+        self.metrics.received(instance.size, instance.stages, syntax, association.calling_aet)
+        if instance.head.flaw:
             self.metrics.flawed()
 
     def refused(self, association: Association, outcome: Outcome) -> None:
