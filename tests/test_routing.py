@@ -433,3 +433,101 @@ def test_a_sender_named_by_its_host_is_looked_up() -> None:
 def test_senders_any_admits_everybody() -> None:
     assert Senders(None).any
     assert Senders(None).allows("", "203.0.113.9")
+
+
+# Inputs
+
+
+GLIOMA = (
+    "level: study, when: {Modality: MR}, inputs: {flair: {SeriesDescription: '*FLAIR*'}, "
+    "t1ce: {SeriesDescription: ['*T1*POST*', '*T1*GAD*']}, t2: {SeriesDescription: '*T2*', optional: true}}"
+)
+
+
+def mr(description: str, images: int = 2, **attributes: Any) -> list[dict[str, Any]]:
+    """Images of one series, as they come after its description."""
+    return [{"Modality": "MR", "SeriesDescription": description, **attributes}] * images
+
+
+def named(rule: str, of: Study) -> Evaluation:
+    (evaluation,) = evaluate_study_of(routing(rule), of, {})
+    return evaluation
+
+
+def served(evaluation: Evaluation) -> dict[str, str]:
+    return {name: each.SeriesInstanceUID for name, each in evaluation.inputs.items()}
+
+
+def study_of(**lists: list[dict[str, Any]]) -> Study:
+    return Study(tuple(series(*images, uid=name) for name, images in lists.items()))
+
+
+def test_inputs_are_the_series_that_fit_them_by_name() -> None:
+    found = named(GLIOMA, study_of(a=mr("AX FLAIR"), b=mr("AX T1 POST KM"), c=mr("AX T1"), d=mr("T2 TSE")))
+    assert (found.matched, found.whole, found.missing) == (True, True, ())
+    assert served(found) == {"flair": "a", "t1ce": "b", "t2": "d"}
+    assert [each.SeriesInstanceUID for each in found.series] == ["a", "b", "d"]
+    assert found.reason == 'flair is "AX FLAIR" (2 instances); t1ce is "AX T1 POST KM" (2 instances); ' + (
+        't2 is "T2 TSE" (2 instances)'
+    )
+    json.dumps(found.to_json())
+
+
+def test_an_optional_input_may_be_missing_a_needed_one_not_and_the_reason_says_why() -> None:
+    without = named(GLIOMA, study_of(a=mr("FLAIR"), b=mr("T1 GAD")))
+    assert (without.matched, without.whole) == (True, False)
+    lacking = named(GLIOMA, study_of(a=mr("FLAIR"), c=mr("T1")))
+    assert (lacking.matched, lacking.missing, lacking.series) == (False, ("t1ce",), ())
+    assert 'no series for input t1ce: SeriesDescription is "FLAIR", wanted "*T1*POST*" or "*T1*GAD*"' in lacking.reason
+    nothing = named(GLIOMA, study_of(c=mr("T1")))
+    assert (nothing.matched, nothing.missing) == (False, ())
+
+
+def test_of_several_series_that_fit_the_one_with_the_most_images_is_taken_then_the_newest() -> None:
+    more = named(GLIOMA, study_of(a=mr("FLAIR", 2), b=mr("FLAIR", 3), c=mr("T1 GAD")))
+    assert served(more)["flair"] == "b"
+    assert more.fitting == {"a", "b", "c"}
+    early, late = {"AcquisitionDate": "20260101", "AcquisitionTime": "10"}, {"AcquisitionDate": "20260102"}
+    newest = study_of(a=mr("FLAIR", **early), b=mr("FLAIR", **late), c=mr("FLAIR", **early), d=mr("T1 GAD"))
+    assert served(named(GLIOMA, newest))["flair"] == "b"
+    frames = study_of(a=mr("FLAIR", 5), b=mr("FLAIR", 1, NumberOfFrames=44), c=mr("T1 GAD"))
+    assert served(named(GLIOMA, frames))["flair"] == "b"
+
+
+def test_derived_and_localizer_series_are_no_inputs_unless_the_input_asks_for_image_types() -> None:
+    derived, localizer = ("DERIVED", "PRIMARY", "MPR"), ("ORIGINAL", "PRIMARY", "LOCALIZER")
+    of = study_of(a=mr("FLAIR", 9, ImageType=derived), b=mr("FLAIR", 8, ImageType=localizer), c=mr("FLAIR", 1))
+    rule = "level: study, inputs: {flair: {SeriesDescription: '*FLAIR*'%s}}"
+    assert served(named(rule % "", of)) == {"flair": "c"}
+    assert served(named(rule % ", ImageType: DERIVED", of)) == {"flair": "a"}
+    assert served(named(rule % ", unless: {ImageType: ORIGINAL}", of)) == {"flair": "a"}
+    refused = [each for each in named(rule % "", of).verdicts if each.keyword == "ImageType" and not each.holds]
+    assert [(each.input, each.series_uid, each.wanted) for each in refused] == [
+        ("flair", "a", 'none of "DERIVED", "LOCALIZER"'),
+        ("flair", "b", 'none of "DERIVED", "LOCALIZER"'),
+    ]
+
+
+def test_a_series_serves_one_input_and_the_one_with_the_least_choice_chooses_first() -> None:
+    rule = "level: study, inputs: {t1: {SeriesDescription: '*T1*'}, t1ce: {SeriesDescription: '*T1*GAD*'}}"
+    assert served(named(rule, study_of(a=mr("T1 GAD", 9), b=mr("T1", 2)))) == {"t1": "b", "t1ce": "a"}
+    alone = named(rule, study_of(a=mr("T1 GAD")))
+    assert (served(alone), alone.missing) == ({"t1": "a"}, ("t1ce",))
+    assert "no series for input t1ce: taken by others" in alone.reason
+
+
+def test_what_an_input_needs_more_of_it_says_itself() -> None:
+    rule = "level: study, inputs: {flair: {SeriesDescription: '*FLAIR*', min_instances: 3, unless: {EchoTime: 5}}}"
+    assert named(rule, study_of(a=mr("FLAIR", 3))).matched
+    assert not named(rule, study_of(a=mr("FLAIR", 2))).matched
+    assert not named(rule, study_of(a=mr("FLAIR", 3, EchoTime=5.0))).matched
+
+
+@given(st.permutations(["a", "b", "c", "d", "e"]))
+def test_the_choice_of_inputs_does_not_depend_on_the_order_of_the_series(order: list[str]) -> None:
+    images = {"a": mr("FLAIR", 3), "b": mr("FLAIR", 3), "c": mr("T1 GAD", 1), "d": mr("T1 POST", 2), "e": mr("T2")}
+    assert served(named(GLIOMA, study_of(**{name: images[name] for name in order}))) == {
+        "flair": "b",
+        "t1ce": "d",
+        "t2": "e",
+    }

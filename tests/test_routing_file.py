@@ -324,6 +324,24 @@ def test_anchors_and_aliases_may_be_used() -> None:
             3,
             "two rules are called 'a': the other is in line 2",
         ),
+        (
+            rule("app: hyperdense\n    inputs: {flair: {Modality: MR}}"),
+            5,
+            "inputs are chosen from a study: add `level: study`",
+        ),
+        (rule("level: study\n    inputs: {a: {Modality: MR}}"), 5, "inputs is of no use to a rule without an app"),
+        (rule("wait: 5m"), 4, "wait is for named inputs: without `inputs` it does nothing"),
+        (
+            "rules:\n  - {name: a, app: hyperdense, send_to: [], level: study, inputs: {a: {optional: yes}}}\n",
+            2,
+            "input 'a' has no conditions: every series would fit",
+        ),
+        (
+            "rules:\n  - {name: a, app: hyperdense, send_to: [], level: study, inputs: {a: {Modality: MR}},\n"
+            "     wait: {for: 5m, then: stop}}\n",
+            3,
+            "'stop' is none of run, give_up",
+        ),
         ("rules: []\ndefaults: {send_to: [x]}\n", 2, "no destination 'x'"),
         ("rules: []\ndestinations:\n  pacs: {aet: A, host: b}\n", 3, "destination pacs lacks port"),
         (

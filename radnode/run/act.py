@@ -16,7 +16,7 @@ from radnode.state import deliveries, intake, jobs, pauses, views
 from radnode.state.ledger import Transaction
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_RETRYABLE_JOBS = ("failed", "cancelled")
+_RETRYABLE_JOBS = ("failed", "cancelled", "held")
 _RETRYABLE_DELIVERIES = ("parked", "expired", "waiting")
 
 
@@ -50,7 +50,7 @@ class Filter:
 
 
 def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
-    """Sets failed and cancelled jobs, and parked, expired and waiting deliveries, on their way again; says which."""
+    """Sets failed, cancelled and held jobs, and parked, expired and waiting deliveries, on their way; says which."""
     chosen.checked()
 
     def act(tx: Transaction) -> list[str]:
@@ -68,9 +68,9 @@ def resend(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list
 
 
 def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
-    """Stops waiting and running jobs; says which."""
+    """Stops waiting, running and held jobs; says which."""
     chosen.checked()
-    return _acting(settings, lambda tx: _jobs(tx, chosen, ("waiting", "running"), jobs.cancel, dry_run))
+    return _acting(settings, lambda tx: _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run))
 
 
 def pause(settings: Settings, name: str) -> str:

@@ -10,6 +10,7 @@ from radnode.domain.study import Study
 from radnode.run.broker import Tickets
 from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.run.making import Making, Match
+from radnode.run.named_inputs import NamedInputs, match_of
 from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Record, Transaction, Unavailable, note
@@ -25,6 +26,7 @@ class Completion:
         self._ledger, self._tickets = ledger, tickets
         self._filing = Filing(settings, ledger)
         self._making = Making(settings, ledger, catalog)
+        self._inputs = NamedInputs(ledger, self._filing, self._making)
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 
     def postponed(self, kind: str, row: Record, now: float) -> bool:
@@ -59,12 +61,16 @@ class Completion:
         ready, wait = _split(
             matched, row.seen, quiet, [each.rule.complete.series for each in matched], routing.complete.series
         )
+        early = [] if wait else self._inputs.early(filed, routing)
         made: list[str] = []
         with self._ledger.begin("complete series") as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
                 return
             for each in ready:
-                made += self._making.make(tx, Match(each.rule, routing.version, row.study_id, row.id, (filed,)))
+                match = Match(each.rule, routing.version, row.study_id, row.id, (filed,), (filed.uid,))
+                made += self._making.make(tx, match)
+            for match in early:
+                made += self._inputs.make(tx, match)
         self._after("series", row, wait, made)
         if not wait:
             metrics.series_completed.inc()
@@ -72,13 +78,7 @@ class Completion:
 
     def _study(self, row: Record, routing: Routing, quiet: float) -> None:
         """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
-        with self._ledger.read() as tx:
-            rows = intake.series_of(tx, row.id)
-        filed = {
-            each.series.SeriesInstanceUID: each
-            for each in (self._filing.file(r, routing) for r in rows)
-            if each is not None
-        }
+        filed = self._filing.file_study(row.id, routing)
         evaluations: tuple[Evaluation, ...] = ()
         if filed:
             study = Study(tuple(each.series for each in filed.values()))
@@ -88,19 +88,25 @@ class Completion:
             matched, row.seen, quiet, [each.rule.complete.study for each in matched], routing.complete.study
         )
         made: list[str] = []
+        now = self._ledger.now()
         with self._ledger.begin("complete study") as tx:
             if not wait:
                 if not intake.complete_study(tx, row):
                     return
                 verdicts = [each.to_json() for each in evaluations]
                 note(tx, "study complete", study_id=row.id, series=len(filed), rules=verdicts)
+                self._inputs.study_complete(tx, row, evaluations, now)
             for each in ready:
-                chosen = tuple(filed[series.SeriesInstanceUID] for series in each.series)
-                made += self._making.make(tx, Match(each.rule, routing.version, row.id, None, chosen))
+                made += self._inputs.make(tx, match_of(each, filed, routing, row.id))
         self._after("study", row, wait, made)
         if not wait:
             metrics.studies_completed.inc()
             log().info("study complete", study=row.id, series=len(filed), jobs=len(made))
+
+    def end_waits(self, routing: Routing) -> None:
+        """Goes on with the rules that have waited long enough for an input."""
+        for queue in self._inputs.end_waits(routing):
+            self._tickets.send(queue)
 
     def _after(self, kind: str, row: Record, wait: float, queues: Sequence[str]) -> None:
         if wait:

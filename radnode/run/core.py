@@ -27,7 +27,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, intake, jobs
+from radnode.state import claims, commitments, deliveries, intake, jobs, waits
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -40,6 +40,7 @@ _RECONCILE_EVERY = 2.0
 _GAUGES_EVERY = 5.0
 _ROUTING_EVERY = 0.5
 _COMMITMENTS_EVERY = 0.2
+_WAITS_EVERY = 0.5
 _FAULT_PAUSE = 1.0
 
 
@@ -98,6 +99,7 @@ class Core:
             intake.restart_quiet_time(tx, now)
             deliveries.wake_all(tx)
             commitments.wake_all(tx)
+            waits.after_restart(tx, now)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
         _clear(each for each in self.spool.works() if not self._running(each.name.partition(".")[0]))
@@ -142,6 +144,7 @@ class Core:
         if receiving:
             self._complete()
         self._every("commitments", _COMMITMENTS_EVERY, self.commitments.advance)
+        self._every("waits", _WAITS_EVERY, lambda: self.completion.end_waits(self.routing_file.routing))
         self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
         self._every("gauges", _GAUGES_EVERY, self._gauges)
         return receiving

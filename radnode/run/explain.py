@@ -213,17 +213,20 @@ def _add_rules(branch: Tree, evaluations: tuple[Evaluation, ...], verdicts: bool
         if verdicts or each.matched:
             node = branch.add(_line(_mark(each.matched), f"{each.rule.name} (line {each.rule.line}): {_outcome(each)}"))
         for verdict in each.verdicts if verdicts else ():
+            whose = f"input {verdict.input}: " if verdict.input else ""
             where = f" in {labels[verdict.series_uid]}" if verdict.series_uid in labels else ""
-            node.add(_line(_mark(verdict.holds), f"{verdict}{where} (line {verdict.line})"))
+            node.add(_line(_mark(verdict.holds), f"{whose}{verdict}{where} (line {verdict.line})"))
 
 
 def _outcome(evaluation: Evaluation) -> str:
     if not evaluation.matched:
-        return evaluation.reason if all(each.holds for each in evaluation.verdicts) else "does not match"
+        said = evaluation.rule.inputs or all(each.holds for each in evaluation.verdicts)
+        return evaluation.reason if said else "does not match"
     rule = evaluation.rule
     what = f"app {rule.app} {rule.app_version}" if rule.app else "the originals"
     where = f"to {', '.join(rule.send_to)}" if rule.send_to else "results stay here"
     some = f", {len(evaluation.series)} of its series" if rule.level == "study" else ""
+    some = f", {evaluation.reason}" if rule.inputs else some
     return f"{what}, {rule.priority}, {where}{some}"
 
 

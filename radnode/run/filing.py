@@ -33,6 +33,10 @@ class Filed:
     series: Series
 
     @property
+    def uid(self) -> str:
+        return str(self.row.series_instance_uid)
+
+    @property
     def context(self) -> dict[str, str]:
         return {"CallingAETitle": self.row.calling_aet, "CalledAETitle": self.row.called_aet}
 
@@ -52,6 +56,12 @@ class Filing:
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY)
         instances = tuple(self._read(each, row, keywords) for each in rows)
         return Filed(row, tuple(rows), Series(instances)) if instances else None
+
+    def file_study(self, study_id: int, routing: Routing) -> dict[str, Filed]:
+        """Series Instance UID -> the series, of all that the study has so far, complete or not."""
+        with self._ledger.read() as tx:
+            rows = intake.series_of(tx, study_id)
+        return {each.uid: each for each in (self.file(row, routing) for row in rows) if each is not None}
 
     def _read(self, row: Record, series: Record, keywords: Iterable[str]) -> Instance:
         """A header that cannot be read leaves what the receiver knew: it is routed on that."""

@@ -163,12 +163,14 @@ def _study_tree(study: View) -> Tree:
         )
         for line in _verdicts(study["timeline"], each["SeriesInstanceUID"]):
             branch.add(line)
+    for each in study["waits"]:
+        tree.add(_text(f"rule {each['rule']} waits for {', '.join(each['missing'])} until {_clock(each['until'])}"))
     for each in study["jobs"]:
         line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _state(each["state"]))
         branch = tree.add(line)
         if each["error"]:
             branch.add(_text(each["error"].partition("\n")[0]))
-        if each["state"] == "failed":
+        if each["state"] in ("failed", "held"):
             branch.add(_text(f"radnode retry {each['id'][:12]}  runs it again"))
     _add_deliveries(tree, study["deliveries"])
     _add_timeline(tree, study["timeline"])

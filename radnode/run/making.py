@@ -19,13 +19,23 @@ FORWARD = "original"
 
 @dataclass(frozen=True)
 class Match:
-    """A rule, and the series it takes."""
+    """A rule, and the series it takes.
+
+    Attributes:
+        names: the app's names for the series, in the same order.
+        held: why its job does not run until a person says so.
+    """
 
     rule: Rule
     routing_version: str
     study_id: int
     series_id: int | None
     chosen: tuple[Filed, ...]
+    names: tuple[str, ...]
+    held: str = ""
+
+    def hold(self, why: str) -> Match:
+        return replace(self, held=why)
 
 
 class Making:
@@ -39,14 +49,15 @@ class Making:
         rule = match.rule
         metrics.rules_matched.labels(rule.name).inc()
         if rule.app is not None:
-            jobs.create(tx, self._frozen(match, rule.send_to))
-            return [self._catalog.queue(rule.app)]
+            state = JobState.HELD if match.held else JobState.WAITING
+            jobs.create(tx, self._frozen(match, rule.send_to), state=state.value, error=match.held)
+            return [] if match.held else [self._catalog.queue(rule.app)]
         for send_to, chosen in _not_sent_yet(tx, match):
             _forward(tx, self._frozen(replace(match, chosen=chosen), send_to), chosen)
         return ["deliver"]
 
     def _frozen(self, match: Match, send_to: tuple[str, ...]) -> jobs.NewJob:
-        rule, inputs = match.rule, [_input(each) for each in match.chosen]
+        rule, inputs = match.rule, [_input(*each) for each in zip(match.chosen, match.names, strict=False)]
         return jobs.NewJob(
             id=job_id(rule.app or "", rule.app_version, rule.options, inputs),
             study_id=match.study_id,
@@ -109,7 +120,6 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
     jobs.make_deliveries(tx, jobs.get(tx, new.id))
 
 
-def _input(filed: Filed) -> JobInput:
+def _input(filed: Filed, name: str) -> JobInput:
     uids = tuple(row.sop_instance_uid for row in filed.instances)
-    series_uid = filed.row.series_instance_uid
-    return JobInput(series_uid, series_uid, uids, tuple(row.path for row in filed.instances))
+    return JobInput(name, filed.uid, uids, tuple(row.path for row in filed.instances))

@@ -18,6 +18,7 @@ from radnode.state.ledger import insert_new, note
 
 WAITING, RUNNING, DONE = JobState.WAITING.value, JobState.RUNNING.value, JobState.DONE.value
 FAILED, DECLINED, CANCELLED = JobState.FAILED.value, JobState.DECLINED.value, JobState.CANCELLED.value
+HELD = JobState.HELD.value
 _job = schema.job.c
 
 
@@ -49,8 +50,11 @@ class NewJob:
     not_before: float = 0.0
 
 
-def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
+def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = "") -> bool:
     """Makes the job, or joins the one that does the same work already: highest priority, union of destinations.
+
+    Args:
+        error: why it is held, where it is.
 
     Returns True where the job is new.
     """
@@ -70,6 +74,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING) -> bool:
         "queue": new.queue,
         "priority": new.priority,
         "state": state,
+        "error": error,
         "not_before": new.not_before,
         "created_at": time.time(),
         "last_image_at": new.last_image_at,
@@ -182,8 +187,8 @@ def is_running(tx: Connection, job_id: str) -> bool:
 
 
 def retry(tx: Connection, job_id: str, who: str) -> bool:
-    """A person sets a failed or cancelled job waiting again."""
-    again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED)))
+    """A person sets a failed, cancelled or held job waiting."""
+    again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)))
     values = {
         "state": WAITING,
         "owner": "",
@@ -199,17 +204,25 @@ def retry(tx: Connection, job_id: str, who: str) -> bool:
 
 
 def cancel(tx: Connection, job_id: str, who: str) -> bool:
-    """A person stops a waiting or running job; its worker sees that the claim is gone and kills the child."""
-    live = and_(_job.id == job_id, _job.state.in_((WAITING, RUNNING)))
+    """A person stops a waiting, running or held job; its worker sees that the claim is gone and kills the child."""
+    live = and_(_job.id == job_id, _job.state.in_((WAITING, RUNNING, HELD)))
     values = {"state": CANCELLED, "owner": "", "finished_at": time.time()}
     if tx.execute(update(schema.job).where(live).values(values)).rowcount != 1:
         return False
     return noted(tx, get(tx, job_id), "cancelled", who=who)
 
 
+def replace_held(tx: Connection, study_id: int, rule: str) -> None:
+    """What a study rule was held back for has come: a job with everything takes the held one's place."""
+    held = and_(_job.study_id == study_id, _job.rule == rule, _job.state == HELD, _job.level == "study")
+    values = {"state": CANCELLED, "finished_at": time.time()}
+    for job in tx.execute(update(schema.job).where(held).values(values).returning(schema.job)).all():
+        noted(tx, job, "cancelled", reason="what was missing has come")
+
+
 def states(tx: Connection) -> dict[str, int]:
     """State -> jobs, of the states that are not final."""
-    live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == "held")
+    live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == HELD)
     query = select(_job.state, func.count()).where(live).group_by(_job.state)
     return dict(tx.execute(query).all())
 

@@ -1,7 +1,8 @@
 """The ledger's tables. A change here needs a migration in `migrations/versions`; a test compares the two.
 
-Times ending in `_at` are seconds since the epoch, for people. `seen` and `not_before` are seconds on the ledger's own
-clock (`Ledger.now`), which a step of the wall clock does not move: only those are ever compared with each other.
+Times ending in `_at` are seconds since the epoch, for people. `seen`, `until` and `not_before` are seconds on the
+ledger's own clock (`Ledger.now`), which a step of the wall clock does not move: only those are ever compared with each
+other.
 """
 
 from __future__ import annotations
@@ -234,6 +235,18 @@ destination = Table(
     Column("name", Text, primary_key=True),
     Column("failures", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False, default=0.0),
+)
+
+# A study rule that waits for an input: see `waits`.
+wait = Table(
+    "wait",
+    metadata,
+    Column("study_id", ForeignKey("study.id"), primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("missing", JSON, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("until", Float, nullable=False),
+    Column("began_at", Float, nullable=False),
 )
 
 pause = Table(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
 
 from radnode.domain.errors import NotFoundError
 from radnode.domain.jobs import DeliveryState, JobState
-from radnode.state import schema
+from radnode.state import schema, waits
 
 View = dict[str, Any]
 
@@ -109,17 +109,22 @@ class Views:
         series = self._rows(
             select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id)
         )
+        waiting = waits.of_study(self._tx, row.id)
         return {
             "id": row.id,
             "StudyInstanceUID": row.study_instance_uid,
             "AccessionNumber": row.accession_number,
             "PatientID": row.patient_id,
             "StudyDescription": row.headers.get("StudyDescription", ""),
-            "state": _study_state(row.state, jobs, deliveries),
+            "state": _study_state(row.state, jobs, deliveries, bool(waiting)),
             "received": self._time(row.first_received_at),
             "last_received": self._time(row.last_received_at),
             "series": [self._series(each) for each in series],
             "jobs": [self._job(each) for each in jobs],
+            "waits": [
+                {"rule": each.rule, "missing": each.missing, "until": self._time(each.began_at + each.seconds)}
+                for each in waiting
+            ],
             "deliveries": [self._delivery(each) for each in deliveries],
             "timeline": self._timeline(schema.event.c.study_id == row.id),
         }
@@ -264,15 +269,15 @@ def select_deliveries(
     return list(tx.execute(query).scalars())
 
 
-def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]]) -> str:
-    """`receiving`, `complete` while work is under way, then `done`, or `attention` where a person can act."""
+def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool) -> str:
+    """`receiving`, `complete` while work or a wait is under way, then `done`, or `attention` where a person can act."""
     if any(each.state in _ATTENTION_JOBS for each in jobs) or any(
         each.state in _ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
     if state == "receiving":
         return state
-    under_way = any(each.state in _LIVE_JOBS for each in jobs) or any(
+    under_way = waiting or any(each.state in _LIVE_JOBS for each in jobs) or any(
         each.state in _LIVE_DELIVERIES for each in deliveries
     )
     return "complete" if under_way else "done"

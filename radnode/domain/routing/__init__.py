@@ -10,6 +10,7 @@ from radnode.domain.routing.conditions import Condition, Context, Verdict
 from radnode.domain.routing.destinations import Destination
 from radnode.domain.routing.evaluate import Evaluation, evaluate_series, evaluate_study
 from radnode.domain.routing.hours import Hours, open_at
+from radnode.domain.routing.inputs import Input, Wait
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, STUDY_KEYWORDS
 from radnode.domain.routing.matching import AnyOf, Between, Period, Present
 from radnode.domain.routing.parse import KEYS, parse_routing
@@ -29,6 +30,7 @@ __all__ = [
     "Destination",
     "Evaluation",
     "Hours",
+    "Input",
     "Period",
     "Present",
     "Problem",
@@ -38,6 +40,7 @@ __all__ = [
     "Sender",
     "Senders",
     "Verdict",
+    "Wait",
     "evaluate_series",
     "evaluate_study",
     "open_at",

@@ -50,7 +50,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one condition. `series_uid` is empty where the study as a whole was judged."""
+    """What became of one condition.
+
+    Attributes:
+        series_uid: empty where the study as a whole was judged.
+        input: the rule's input that the condition is one of; empty for the rule's own.
+    """
 
     keyword: str
     wanted: str
@@ -58,6 +63,7 @@ class Verdict:
     holds: bool
     line: int
     series_uid: str = ""
+    input: str = ""
 
     def __str__(self) -> str:
         return f"{self.keyword} is {self.found}, wanted {self.wanted}"

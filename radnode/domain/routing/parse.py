@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from radnode.domain.errors import RoutingError
-from radnode.domain.routing import completeness, condition_keys, destinations, rule_keys, senders
+from radnode.domain.routing import completeness, condition_keys, destinations, inputs, rule_keys, senders
 from radnode.domain.routing.completeness import Complete, read_complete
 from radnode.domain.routing.destinations import read_destinations
 from radnode.domain.routing.nodes import Refused, compose, items_of, line_of
@@ -26,6 +26,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "complete": completeness.KEYS,
     "defaults": rule_keys.DEFAULTS_KEYS,
     "a rule": rule_keys.KEYS,
+    "an input": inputs.INPUT_KEYS,
+    "wait": inputs.WAIT_KEYS,
     "series": rule_keys.LABEL_KEYS,
     "a condition": condition_keys.KEYS,
 }

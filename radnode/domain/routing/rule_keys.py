@@ -13,9 +13,11 @@ from radnode.domain.routing import values
 from radnode.domain.routing.completeness import Complete, read_complete
 from radnode.domain.routing.condition_keys import read_conditions
 from radnode.domain.routing.destinations import Destination, read_names
+from radnode.domain.routing.inputs import read_inputs, read_wait
+from radnode.domain.routing.least import read_least
 from radnode.domain.routing.nodes import choice_of, line_of, plain_of, quoted, text_of
 from radnode.domain.routing.reader import Fields, Reader
-from radnode.domain.routing.rules import Catalog, Least, Level, Priority, Rule
+from radnode.domain.routing.rules import Catalog, Level, Priority, Rule
 
 KEYS = (
     "name",
@@ -24,6 +26,8 @@ KEYS = (
     "when",
     "unless",
     "min_instances",
+    "inputs",
+    "wait",
     "options",
     "priority",
     "send_to",
@@ -88,6 +92,8 @@ class RuleReader:
             when=read_conditions(reader, fields.get("when"), unless=False),
             unless=read_conditions(reader, fields.get("unless"), unless=True),
             min_instances=read_least(reader, fields.get("min_instances")),
+            inputs=read_inputs(reader, fields.get("inputs")),
+            wait=read_wait(reader, fields.get("wait")),
             options=self._options(app, fields) if app and state == "sound" else {},
             priority=_priority(reader, fields, self._defaults.priority),
             send_to=self._send_to(fields, line),
@@ -123,9 +129,13 @@ class RuleReader:
     def _refuse_useless(self, fields: Fields, level: Level) -> None:
         """A key that changes nothing is taken for a misunderstanding."""
         if "app" not in fields:
-            for key in ("options", "series", "run_between"):
+            for key in ("options", "series", "run_between", "inputs"):
                 if key in fields:
                     self._reader.problem(line_of(fields[key]), f"{key} is of no use to a rule without an app")
+        if "inputs" in fields and level != "study":
+            self._reader.problem(line_of(fields["inputs"]), "inputs are chosen from a study: add `level: study`")
+        if "wait" in fields and "inputs" not in fields:
+            self._reader.problem(line_of(fields["wait"]), "wait is for named inputs: without `inputs` it does nothing")
         for key, _, node in self._reader.entries(fields.get("complete")):
             if key in _LEVELS and key != level:
                 self._reader.problem(line_of(node), f"a rule of level {level} does not wait for `complete: {key}`")
@@ -154,10 +164,6 @@ class RuleReader:
             fault = f"no send_to, here or in defaults: name destinations, or {doing} with `send_to: []`"
             self._reader.problem(line, fault)
         return names or ()
-
-
-def read_least(reader: Reader, node: yaml.Node | None) -> Least:
-    return Least(reader.read(node, values.count, 0), 0 if node is None else line_of(node))
 
 
 def _priority(reader: Reader, fields: Fields, otherwise: Priority) -> Priority:

@@ -12,7 +12,9 @@ from radnode.domain.routing.completeness import Complete
 from radnode.domain.routing.conditions import Condition
 from radnode.domain.routing.destinations import Destination
 from radnode.domain.routing.hours import Hours
+from radnode.domain.routing.inputs import CHOSEN_BY, Input, Wait
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS
+from radnode.domain.routing.least import Least
 from radnode.domain.routing.senders import Senders
 
 Level = Literal["series", "study"]
@@ -37,19 +39,13 @@ class Catalog(Protocol):
 
 
 @dataclass(frozen=True)
-class Least:
-    """How many instances a series has to have, at least; 0: any number. `line` is where it says so."""
-
-    instances: int = 0
-    line: int = 0
-
-
-@dataclass(frozen=True)
 class Rule:
     """Which series or studies, which app, and where its results go.
 
     Attributes:
         app: None forwards the originals.
+        inputs: the series the app receives by name; empty: all that the conditions choose.
+        wait: how long a missing input is waited for; None: a study that lacks one is not taken.
         options: all options of the app, as values JSON can hold.
         send_to: destinations; empty keeps the results on the node.
         complete: the rule's own times, those of `routing.yaml` where it has none.
@@ -66,6 +62,8 @@ class Rule:
     when: tuple[Condition, ...] = ()
     unless: tuple[Condition, ...] = ()
     min_instances: Least = field(default_factory=Least)
+    inputs: tuple[Input, ...] = ()
+    wait: Wait | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     priority: Priority = "normal"
     send_to: tuple[str, ...] = ()
@@ -99,6 +97,8 @@ class Routing:
 
     @property
     def keywords(self) -> frozenset[str]:
-        """Every DICOM keyword a condition names: what has to be read from the headers."""
+        """Every attribute a condition names, and those inputs are chosen by: what has to be read from the headers."""
         named = {condition.keyword for rule in self.rules for condition in rule.conditions}
+        named |= {one.keyword for rule in self.rules for each in rule.inputs for one in each.conditions}
+        named |= CHOSEN_BY if any(rule.inputs for rule in self.rules) else set()
         return frozenset(named.difference(CONTEXT_KEYWORDS))

@@ -229,6 +229,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "name", "instance_id", name=op.f("pk_job_input")),
     )
     op.create_table(
+        "wait",
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("missing", sa.JSON(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("until", sa.Float(), nullable=False),
+        sa.Column("began_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_wait_study_id")),
+        sa.PrimaryKeyConstraint("study_id", "rule", name=op.f("pk_wait")),
+    )
+    op.create_table(
         "result",
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
