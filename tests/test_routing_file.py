@@ -26,6 +26,7 @@ from radnode.domain.routing import (
     Senders,
     parse_routing,
 )
+from radnode.domain.routing.destinations import KINDS
 from radnode.domain.routing.keywords import STUDY_SEQUENCES
 from radnode.run import apps
 
@@ -345,9 +346,9 @@ def test_anchors_and_aliases_may_be_used() -> None:
         ("rules: []\ndefaults: {send_to: [x]}\n", 2, "no destination 'x'"),
         ("rules: []\ndestinations:\n  pacs: {aet: A, host: b}\n", 3, "destination pacs lacks port"),
         (
-            "rules: []\ndestinations: {p: {aet: A, host: b, port: 104, tls: on}}\n",
+            "rules: []\ndestinations: {p: {aet: A, host: b, port: 104, zzz: on}}\n",
             2,
-            "'tls' is no key of a destination; there are aet, host, port",
+            f"'zzz' is no key of a destination; there are {', '.join(KEYS['a destination'])}",
         ),
         (
             "rules: []\ndestinations: {p: {aet: A, host: b, port: 70000}}\n",
@@ -367,6 +368,11 @@ def test_anchors_and_aliases_may_be_used() -> None:
         ("rules: []\nsenders: all\n", 2, "'all' is neither a list of senders nor `any`"),
         ("rules: []\nsenders: [{}]\n", 2, "a sender has an aet, a host, or both; `senders: any` admits everybody"),
         ("rules: []\nsenders: [{host: 10.1.2.3/16}]\n", 2, "'10.1.2.3/16' is no network; did you mean 10.1.0.0/16?"),
+        ("rules: []\ndestinations: {p: {url: ftp://x}}\n", 2, "'ftp://x' is no URL; write https://pacs.hospital.org/dicom-web"),
+        ("rules: []\ndestinations: {p: {folder: data}}\n", 2, "'data' is no absolute path"),
+        ("rules: []\ndestinations: {p: {folder: /d, port: 1}}\n", 2, "port is of no use to a destination with folder"),
+        ("rules: []\ndestinations: {p: {url: 'https://x', user: u}}\n", 2, "user and password_file need each other"),
+        ("rules: []\ndestinations: {p: {folder: /d, wants: [x]}}\n", 2, f"'x' is none of {', '.join(KINDS)}"),
         ("rules: []\ncomplete: {series: 1 hour}\n", 2, "'1 hour' is no duration; write 60s, 5m or 1h 30m"),
     ],
 )

@@ -255,11 +255,11 @@ def test_a_peer_that_was_restarted_is_called_again(tmp_path: Path, sink: SinkPac
 def test_a_permanent_rejection_is_told_from_a_transient_one(tmp_path: Path) -> None:
     file = part10(tmp_path / "a.dcm")
     strict = scp(lambda event: 0x0000, require_called_aet=True)
-    with strict as (peer, _), pytest.raises(PeerError, match="Called AE title not recognised") as wrong_title:
+    with strict as (peer, _), pytest.raises(PeerError, match="called AE title not recognized") as wrong_title:
         list(send([file], Peer("OTHER", peer.host, peer.port)))
     with scp(lambda event: 0x0000, maximum_associations=1) as (peer, _), Sender(peer) as first:
         first.store(file)
-        with pytest.raises(PeerError, match="Local limit exceeded") as busy:
+        with pytest.raises(PeerError, match="local limit exceeded") as busy:
             list(send([file], peer))
     assert wrong_title.value.permanent
     assert not busy.value.permanent

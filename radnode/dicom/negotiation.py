@@ -132,20 +132,20 @@ def decode(body: bytes) -> Request:
     try:
         version, _, called, calling, _ = _FIXED.unpack_from(body)
         request = Request(_title(called), _title(calling), version, body[4:36])
-        for kind, item in _items(body, _FIXED.size):
+        for kind, item in items(body, _FIXED.size):
             if kind == 0x10:
                 request.application_context = _text(item)
             elif kind == 0x20:
                 _add_context(request, item)
             elif kind == 0x50:
-                for subkind, subitem in _items(item, 0):
+                for subkind, subitem in items(item, 0):
                     _add_user_information(request, subkind, subitem)
         return request
     except (StructError, IndexError):
         raise MalformedError(INVALID_PARAMETER, "A-ASSOCIATE-RQ cut short") from None
 
 
-def _items(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+def items(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         kind, length = _ITEM.unpack_from(data, at)
         at += _ITEM.size + length
@@ -158,7 +158,7 @@ def _add_context(request: Request, item: bytes) -> None:
     number = item[0]
     if number % 2 == 0 or number in request.contexts:
         raise MalformedError(INVALID_PARAMETER, f"presentation context ID {number} even or used twice")
-    syntaxes = list(_items(item, 4))
+    syntaxes = list(items(item, 4))
     abstract = next((value for kind, value in syntaxes if kind == 0x30), b"")
     request.contexts[number] = abstract, [value for kind, value in syntaxes if kind == 0x40]
 

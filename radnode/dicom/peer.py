@@ -15,13 +15,15 @@ from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
+from radnode.dicom.tls import client_context
 from radnode.domain.errors import PeerError
+from radnode.domain.routing.destinations import Destination, Tls
 
 _config.LOG_HANDLER_LEVEL = "none"  # its handlers take a lock of the whole AE for each PDU
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: context ids are the odd numbers up to 255
-_MAX_PDU = 128 * 1024
+MAX_PDU = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Peer:
     aet: str
     host: str
     port: int
+    tls: Tls | None = None
+
+    @classmethod
+    def of(cls, place: Destination) -> Peer:
+        return cls(place.aet, place.host, place.port, place.tls)
 
     def __str__(self) -> str:
         return f"{self.aet} at {self.host}:{self.port}"
@@ -78,12 +85,13 @@ def associate(
             peer.port,
             contexts=[build_context(*each) for each in contexts],
             ae_title=peer.aet,
-            max_pdu=_MAX_PDU,
+            max_pdu=MAX_PDU,
             ext_neg=list(ext_neg),
             evt_handlers=[(evt.EVT_CONN_OPEN, _tune, [timeouts.response, connected]), *on],
+            tls_args=None if peer.tls is None else (client_context(peer.tls), peer.host),
         )
     except OSError as error:
-        raise PeerError(f"{peer}: {error}", remedy="does the host name exist?") from None
+        raise unreachable(peer, error) from None
     except ValueError as error:
         raise PeerError(f"{peer}: {error}", remedy="correct its AE title, host or port", permanent=True) from None
     if not assoc.is_established and not _accepted_nothing(assoc):
@@ -139,14 +147,45 @@ def _accepted_nothing(assoc: Association) -> bool:
 
 
 def _failure(peer: Peer, assoc: Association, connected: bool) -> PeerError:
-    """Why there is no association (PS3.8 9.3.4 for what a rejection says)."""
+    """Why there is no association."""
     if not connected:
-        return PeerError(f"{peer} cannot be reached", remedy="is it running, and does a firewall let us through?")
+        return unreachable(peer)
     answer = assoc.acceptor.primitive
     if assoc.is_rejected and answer is not None:
-        return PeerError(
-            f"{peer} rejected the association: {answer.result_str}, {answer.source_str}: {answer.reason_str}",
-            remedy="does it know our AE title and address, and is this its own AE title?",
-            permanent=answer.result == 0x01,
-        )
+        return rejected(peer, answer.result, answer.result_source, answer.diagnostic)
+    return no_answer(peer)
+
+
+def unreachable(peer: Peer, error: OSError | None = None) -> PeerError:
+    if isinstance(error, socket.gaierror):
+        return PeerError(f"{peer}: {error}", remedy="does the host name exist?")
+    return PeerError(f"{peer} cannot be reached", remedy="is it running, and does a firewall let us through?")
+
+
+def rejected(peer: Peer, result: int, source: int, reason: int) -> PeerError:
+    """What an A-ASSOCIATE-RJ says (PS3.8 table 9-21)."""
+    permanent = result == _PERMANENT
+    words = _REASONS.get((source, reason), f"source {source}, reason {reason}")
+    return PeerError(
+        f"{peer} rejected the association, {'permanently' if permanent else 'for now'}: {words}",
+        remedy="does it know our AE title and address, and is this its own AE title?",
+        permanent=permanent,
+    )
+
+
+def no_answer(peer: Peer) -> PeerError:
     return PeerError(f"{peer} connected but did not answer the association request", remedy="is this a DICOM port?")
+
+
+_PERMANENT = 1
+_REASONS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context not supported",
+    (1, 3): "calling AE title not recognized",
+    (1, 7): "called AE title not recognized",
+    (2, 1): "no reason given by its ACSE",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+"""Source and reason -> words."""

@@ -1,30 +1,30 @@
 """Sending: C-STORE as SCU (PS3.4 B.2.1, PS3.7 9.1.1), bit exact.
 
 One presentation context is proposed for each pair of SOP class and transfer syntax that is sent, and nothing is ever
-converted: a file goes out as it lies there or not at all. pynetdicom opens the association and reads the answers; the
-request is written straight to the socket, which takes a fraction of the time its queues and copies would.
+converted: a file goes out as it lies there or not at all. Requests are written straight to the socket, and answers are
+read from it by the same thread, which takes a fraction of the time that pynetdicom's queues and copies would.
 """
 
 from __future__ import annotations
 
-import queue
 import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Final, NamedTuple, Self
 
-from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 
-from radnode.dicom.peer import MAX_CONTEXTS, PATIENT, Peer, Timeouts, acknowledge_soon, associate, echo, release
+from radnode.dicom.peer import MAX_CONTEXTS, PATIENT, Peer, Timeouts, echo
+from radnode.dicom.requestor import Requestor, Syntaxes
 from radnode.domain.errors import NotDicomError, PeerError, SpoolError
 
 __all__ = ["Answer", "OutgoingFile", "Peer", "Sender", "Timeouts", "echo", "read_outgoing", "send"]
 
-CONTEXT_NOT_ACCEPTED = 0x0122  # PS3.7 annex C: SOP class not supported
+CONTEXT_NOT_ACCEPTED: Final = 0x0122  # PS3.7 annex C: SOP class not supported
+MEDIUM: Final = 0x0000  # PS3.7 9.3.1.1: high is 1, low is 2
 _PIECE = 256 * 1024  # bytes written at once
 _MIN_PDU = 64  # less leaves no room for a fragment
 _COMMAND, _DATA, _LAST = 1, 0, 2  # PS3.8 E.2, message control header
@@ -82,9 +82,8 @@ class Sender:
         self._timeouts = timeouts
         self._idle = idle
         self._lock = threading.RLock()
-        self._assoc: Association | None = None
-        self._proposed: list[tuple[str, str]] = []
-        self._accepted: dict[tuple[str, str], int] = {}
+        self._assoc: Requestor | None = None
+        self._proposed: list[Syntaxes] = []
         self._fragment = 0
         self._messages = 0
         self._used = 0.0
@@ -96,16 +95,15 @@ class Sender:
     def __exit__(self, *exc_info: object) -> None:
         self.release()
 
-    def store(self, file: OutgoingFile) -> Answer:
+    def store(self, file: OutgoingFile, *, priority: int = MEDIUM) -> Answer:
         """Sends one file. Status None: the association ended before an answer; the next call opens a new one.
 
         Raises PeerError where no association comes about, SpoolError or NotDicomError where the file cannot be read.
         """
         with self._lock:
-            self._open([file.context])
-            return self._store(file)
+            return self._store(self._open([file.context]), file, priority)
 
-    def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
+    def send(self, files: Sequence[OutgoingFile], *, priority: int = MEDIUM) -> Iterator[Answer]:
         """Sends the files over as few associations as their contexts allow, an Answer for each.
 
         Raises PeerError after an Answer without status, and as `store` does: what was not yielded was not stored.
@@ -113,11 +111,19 @@ class Sender:
         for batch, contexts in _batches(files):
             for file in batch:
                 with self._lock:
-                    self._open(contexts)
-                    answer = self._store(file)
+                    answer = self._store(self._open(contexts), file, priority)
                 yield answer
                 if answer.status is None:
                     raise PeerError(f"{self.peer} broke off: {answer.comment}", remedy="send the rest again")
+
+    def accepted(self, contexts: Sequence[Syntaxes]) -> set[Syntaxes]:
+        """Which of these presentation contexts the peer takes. Raises PeerError."""
+        taken: set[Syntaxes] = set()
+        for start in range(0, len(contexts), MAX_CONTEXTS):
+            some = contexts[start : start + MAX_CONTEXTS]
+            with self._lock:
+                taken |= set(some) & self._open(some).accepted.keys()
+        return taken
 
     def release(self) -> None:
         """Ends the association, if one is open."""
@@ -126,63 +132,45 @@ class Sender:
                 self._timer.cancel()
             assoc, self._assoc, self._timer = self._assoc, None, None
             if assoc:
-                release(assoc)
+                assoc.release()
 
-    def _open(self, contexts: Sequence[tuple[str, str]]) -> None:
-        usable = self._assoc and (self._assoc.is_established or not self._accepted)
-        if usable and set(contexts) <= set(self._proposed):
-            return
+    def _open(self, contexts: Sequence[Syntaxes]) -> Requestor:
+        """An association on which these contexts were proposed. One with none accepted is ended by its peer: it tells
+        as much as it ever will."""
+        usable = self._assoc and (self._assoc.alive or not self._assoc.accepted)
+        if self._assoc and usable and set(contexts) <= set(self._proposed):
+            return self._assoc
         self.release()
         earlier = [each for each in self._proposed if each not in contexts]
         self._proposed = [*contexts, *earlier][:MAX_CONTEXTS]
-        assoc = associate(self.peer, self._proposed, calling_aet=self._calling_aet, timeouts=self._timeouts)
-        assoc.dimse.get_msg = _leave_it  # the association's own thread would take answers that are ours
+        assoc = Requestor(self.peer, self._proposed, calling_aet=self._calling_aet, timeouts=self._timeouts)
         self._assoc, self._messages, self._used = assoc, 0, time.monotonic()
-        self._accepted = {
-            (str(each.abstract_syntax), str(each.transfer_syntax[0])): each.context_id or 0
-            for each in assoc.accepted_contexts
-        }
         self._fragment = self._fragment_length(assoc)
         self._release_later(self._idle)
+        return assoc
 
-    def _fragment_length(self, assoc: Association) -> int:
+    def _fragment_length(self, assoc: Requestor) -> int:
         """Bytes in one PDV: what the peer takes (0: no limit), bounded, even (PS3.8 D.1, E.1)."""
-        allowed = assoc.acceptor.maximum_length or _PIECE
+        allowed = assoc.max_pdu or _PIECE
         if allowed < _MIN_PDU:
             assoc.abort()
             raise PeerError(f"{self.peer} takes PDUs of {allowed} bytes only", permanent=True)
         return (min(allowed, _PIECE) - 6) & ~1
 
-    def _store(self, file: OutgoingFile) -> Answer:
-        assert self._assoc is not None
-        if file.context not in self._accepted:
+    def _store(self, assoc: Requestor, file: OutgoingFile, priority: int) -> Answer:
+        if file.context not in assoc.accepted:
             return Answer(file.sop_instance_uid, CONTEXT_NOT_ACCEPTED, "presentation context not accepted")
         found, offset = _read_meta(file.path)
         if found.transfer_syntax_uid != file.transfer_syntax_uid:
             raise NotDicomError(f"{file.path} is in another transfer syntax than was said")
         self._messages = self._messages % 0xFFFF + 1
-        command = _store_request(file, self._messages)
-        pdus = _pdus(self._accepted[file.context], command, file.path, offset, self._fragment)
-        answer = self._exchange(self._assoc, pdus)
+        command = _store_request(file, self._messages, priority)
+        answer = assoc.exchange(_pdus(assoc.accepted[file.context], command, file.path, offset, self._fragment))
         self._used = time.monotonic()
-        if answer is None or not answer.is_valid_response or answer.MessageIDBeingRespondedTo != self._messages:
-            self._assoc.abort()
-            return Answer(file.sop_instance_uid, None, "the association or the time ended without a valid answer")
-        return Answer(file.sop_instance_uid, answer.Status, _printable(answer.ErrorComment))
-
-    def _exchange(self, assoc: Association, pieces: Iterator[bytearray]) -> Any:
-        """Writes a request and waits for the answer: a primitive of pynetdicom, None where there is none."""
-        try:
-            sock = assoc.dul.socket.socket
-            for piece in pieces:
-                sock.sendall(piece)
-            acknowledge_soon(assoc)
-            return assoc.dimse.msg_queue.get(timeout=self._timeouts.response)[1]
-        except (OSError, AttributeError, queue.Empty):  # the connection is gone, and perhaps its socket
-            return None
-        except SpoolError:  # half of it is sent, and there is no way back
-            assoc.abort()
-            raise
+        if answer is not None and answer.message_id == self._messages:
+            return Answer(file.sop_instance_uid, answer.status, answer.comment)
+        assoc.abort()
+        return Answer(file.sop_instance_uid, None, "the association or the time ended without a valid answer")
 
     def _release_later(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds, self._release_if_idle)
@@ -198,11 +186,6 @@ class Sender:
                 self._release_later(left)
             else:
                 self.release()
-
-
-def _leave_it(block: bool = False) -> tuple[None, None]:
-    """In place of `DIMSEServiceProvider.get_msg`: no message for who asks."""
-    return None, None
 
 
 def _batches(files: Sequence[OutgoingFile]) -> Iterator[tuple[list[OutgoingFile], list[tuple[str, str]]]]:
@@ -229,7 +212,7 @@ def _read_meta(path: Path) -> tuple[OutgoingFile, int]:
     return OutgoingFile(path, *found), offset
 
 
-def _store_request(file: OutgoingFile, message_id: int) -> bytes:
+def _store_request(file: OutgoingFile, message_id: int, priority: int) -> bytes:
     """The command set of a C-STORE-RQ (PS3.7 9.3.1.1), Implicit VR Little Endian as all of them."""
 
     def element(number: int, value: bytes) -> bytes:
@@ -245,7 +228,7 @@ def _store_request(file: OutgoingFile, message_id: int) -> bytes:
         ui(0x0002, file.sop_class_uid)
         + us(0x0100, 0x0001)  # Command Field: C-STORE-RQ
         + us(0x0110, message_id)
-        + us(0x0700, 0x0000)  # Priority: medium
+        + us(0x0700, priority)
         + us(0x0800, 0x0001)  # Command Data Set Type: there is one
         + ui(0x1000, file.sop_instance_uid)
     )
@@ -284,8 +267,3 @@ def _pack(context_id: int, data: bytes, fragment: int, kind: int, *, last: bool)
         packed += struct.pack(">BxIIBB", 0x04, len(part) + 6, len(part) + 2, context_id, control)
         packed += part
     return packed
-
-
-def _printable(comment: str | None) -> str:
-    """ErrorComment (0000,0902), LO: at most 64 characters, of which only the printable are kept."""
-    return "".join(each for each in (comment or "")[:64] if each.isprintable())

@@ -1,4 +1,4 @@
-"""TLS as the acceptor uses it: PS3.15 B.12, the BCP 195 profile (RFC 8996, RFC 9325), never less.
+"""TLS on both sides: PS3.15 B.12, the BCP 195 profile (RFC 8996, RFC 9325), never less.
 
 TLS 1.2 or newer, with ephemeral keys and authenticated encryption only; no compression, no renegotiation.
 """
@@ -12,7 +12,8 @@ from typing import Any
 
 from radnode.dicom import acceptor
 from radnode.dicom.negotiation import HANDSHAKE_FAILED, Policy
-from radnode.domain.errors import SettingsError
+from radnode.domain.errors import PeerError, SettingsError
+from radnode.domain.routing.destinations import Tls
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -37,7 +38,7 @@ def server_context(certificate: str, key: str, authorities: str = "", minimum: s
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as fault:
         raise SettingsError(
-            f"RADNODE_TLS_CERT={certificate}, RADNODE_TLS_KEY={key}: {_words(fault)}",
+            f"RADNODE_TLS_CERT={certificate}, RADNODE_TLS_KEY={key}: {words(fault)}",
             remedy="name a PEM file with the certificate chain, and one with its key, without passphrase",
         ) from None
     if authorities:
@@ -45,7 +46,7 @@ def server_context(certificate: str, key: str, authorities: str = "", minimum: s
             context.load_verify_locations(authorities)
         except (OSError, ValueError) as fault:
             raise SettingsError(
-                f"RADNODE_TLS_CA={authorities}: {_words(fault)}", remedy="name a PEM file with the authorities of peers"
+                f"RADNODE_TLS_CA={authorities}: {words(fault)}", remedy="name a PEM file with the authorities of peers"
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -55,7 +56,21 @@ def _no_password() -> str:
     raise ValueError("the key has a passphrase")
 
 
-def _words(fault: Exception) -> str:
+def client_context(files: Tls) -> ssl.SSLContext:
+    """For calling a peer, whose certificate has to name its host. Raises PeerError where a file cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=files.ca or None)
+        if files.cert:
+            context.load_cert_chain(files.cert, files.key, password=_no_password)
+    except (OSError, ValueError) as fault:
+        named = ", ".join(filter(None, (files.ca, files.cert, files.key)))
+        raise PeerError(f"{named}: {words(fault)}", remedy="correct `tls` in routing.yaml, or the files") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    return context
+
+
+def words(fault: Exception) -> str:
     if isinstance(fault, ssl.SSLError):
         return (fault.reason or str(fault)).replace("_", " ").lower()
     return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
@@ -70,7 +85,7 @@ def serve(sock: socket.socket, address: str, policy: Policy, node: acceptor.Node
         except (ssl.SSLEOFError, ConnectionError):
             return  # a probe that only opens and closes
         except OSError as fault:
-            node.rejected("", address, HANDSHAKE_FAILED, _words(fault))
+            node.rejected("", address, HANDSHAKE_FAILED, words(fault))
             return
         if policy.tls_match_aet:
             policy = _matched(policy, names(secured))

@@ -18,7 +18,7 @@ _TIMEVAL = Struct("ll")
 _BUFFER = 256 * 1024
 _LONGEST_REQUEST = 1 << 20
 _FAREWELL = 2.0
-_RQ, _P_DATA, _RELEASE_RQ, _ABORT = 1, 4, 5, 7
+_RQ, _AC, _RJ, _P_DATA, _RELEASE_RQ, _ABORT = 1, 2, 3, 4, 5, 7
 _KNOWN = range(1, 8)
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -51,18 +51,25 @@ class Wire:
 
     def request(self, timeout: float) -> bytes:
         """The body of the A-ASSOCIATE-RQ, which has to be complete after `timeout` seconds."""
+        return self._first((_RQ,), timeout)[1]
+
+    def answer(self, timeout: float) -> tuple[int, bytes]:
+        """Kind and body of what answers an A-ASSOCIATE-RQ of ours: A-ASSOCIATE-AC (2) or -RJ (3)."""
+        return self._first((_AC, _RJ), timeout)
+
+    def _first(self, wanted: tuple[int, ...], timeout: float) -> tuple[int, bytes]:
         self._deadline = time.monotonic() + timeout
         kind, length = self._header()
         if kind == _ABORT:
             raise AbortedError
-        if kind != _RQ:
+        if kind not in wanted:
             raise MalformedError(UNEXPECTED_PDU if kind in _KNOWN else UNRECOGNIZED_PDU, f"PDU {kind:02X}H")
         if length > _LONGEST_REQUEST:
-            raise MalformedError(INVALID_PARAMETER, f"A-ASSOCIATE-RQ of {length} bytes")
+            raise MalformedError(INVALID_PARAMETER, f"PDU {kind:02X}H of {length} bytes")
         body = b"".join([bytes(piece) for piece in self.pieces(length)])
         self._deadline = 0.0
         self._timeout(socket.SO_RCVTIMEO, self._idle)
-        return body
+        return kind, body
 
     def fragment(self) -> tuple[int, int, int]:
         """The next presentation data value: context ID, control header (1 command, 2 last), and its length.
@@ -101,7 +108,7 @@ class Wire:
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         try:
             self._sock.sendall(data)
         except OSError as fault:
@@ -158,7 +165,7 @@ class Wire:
         if self._deadline:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise LostError("A-ASSOCIATE-RQ not complete in time")
+                raise LostError("the association was not opened in time")
             self._timeout(socket.SO_RCVTIMEO, left)
         try:
             if _QUICKACK is not None:  # the kernel forgets it, and a sender with Nagle on then waits 40 ms for an ACK

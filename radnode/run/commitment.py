@@ -22,6 +22,7 @@ from radnode.dicom.peer import Peer
 from radnode.dicom.report import send_report
 from radnode.dicom.services import RESOURCE_LIMITATION, STORED, Outcome
 from radnode.domain.errors import NotDicomError, PeerError
+from radnode.domain.routing import Destination
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
 from radnode.state import commitments, intake
@@ -159,10 +160,10 @@ class Reporter:
         """Where the requester listens: the destination of that AE title, best on the host it called from."""
         with self._ledger.read() as tx:
             routing = intake.routing_in_force(tx)
-        places = [] if routing is None else list(routing.peers["destinations"].values())
-        named = [each for each in places if each["aet"] == row.calling_aet]
-        here = [each for each in named if each["host"] == row.peer]
-        return next((Peer(each["aet"], each["host"], each["port"]) for each in (*here, *named)), None)
+        places = [] if routing is None else map(Destination.from_json, routing.peers["destinations"].values())
+        named = [each for each in places if each.aet == row.calling_aet]
+        here = [each for each in named if each.host == row.peer]
+        return next((Peer.of(each) for each in (*here, *named)), None)
 
 
 def _settle(ledger: Ledger, row: Record, report: Report) -> None:

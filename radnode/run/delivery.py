@@ -1,4 +1,4 @@
-"""Carries out deliveries: C-STOREs what a destination has not taken yet, and judges its answers."""
+"""Carries out deliveries: sends what a destination has not taken yet, and judges its answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radnode import metrics
-from radnode.dicom.scu import OutgoingFile, Peer, Sender
+from radnode.dicom.scu import OutgoingFile
 from radnode.domain.errors import PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
+from radnode.domain.routing import Destination
 from radnode.run.hands import Hands
+from radnode.run.outlets import Consignment, Outlets
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
 from radnode.state.crash import point
-from radnode.state.ledger import Ledger, Record
+from radnode.state.ledger import Ledger, Record, Transaction
 from radnode.telemetry import log
 
 _RECORD_EVERY = 50  # instances; what was answered before a crash is not sent again
@@ -31,6 +33,7 @@ class _Attempt:
     fault: str = ""
     transient: bool = False
     peer_down: bool = False
+    interrupted: bool = False
 
     def take(self, uid: str, status: int | None, comment: str) -> None:
         outcome = judge(status)
@@ -45,7 +48,7 @@ class _Attempt:
 
 
 class Deliverer:
-    """What a `deliver` ticket starts. One destination is served by one thread at a time, over one association."""
+    """What a `deliver` ticket starts. One destination is served by as many threads at a time as it allows."""
 
     def __init__(self, settings: Settings, ledger: Ledger, owner: str, hands: Hands, stopping: threading.Event) -> None:
         self.settings = settings
@@ -53,6 +56,7 @@ class Deliverer:
         self.owner = owner
         self.hands = hands
         self.stopping = stopping
+        self.outlets = Outlets(settings)
         self.log = log()
 
     def drain(self) -> None:
@@ -68,11 +72,9 @@ class Deliverer:
 
     def _deliver(self, delivery: Record) -> None:
         with self.ledger.read() as tx:
-            routing = intake.routing_in_force(tx)
-            pending = deliveries.pending(tx, delivery)
-            job = jobs.get(tx, delivery.job_id)
+            place = destination(tx, delivery.destination)
+            job, study = jobs.get(tx, delivery.job_id), jobs.study_of(tx, delivery.job_id)
         logger = self.log.bind(study=job.study_id, job=job.id[:12], destination=delivery.destination)
-        place = None if routing is None else routing.peers["destinations"].get(delivery.destination)
         if place is None:
             remedy = f"name it in routing.yaml again, then `radnode retry {delivery.job_id[:12]}`"
             self._park(delivery, f"destination {delivery.destination!r} is not in routing.yaml -> {remedy}", logger)
@@ -82,26 +84,56 @@ class Deliverer:
                 deliveries.expire(tx, delivery)
             logger.warning("delivery expired")
             return
+        pending = self._wanted(delivery, place)
         with metrics.delivery_seconds.labels(delivery.destination).time():
-            attempt = self._send(delivery, pending, Peer(place["aet"], place["host"], place["port"]))
+            attempt = self._send(delivery, place, self._consignment(job, study, pending))
         self._settle(delivery, job, attempt, len(pending), logger)
 
-    def _send(self, delivery: Record, pending: Sequence[Record], peer: Peer) -> _Attempt:
+    def _wanted(self, delivery: Record, place: Destination) -> list[Record]:
+        """What is still to be sent. What this destination is not to have is left out once and for all."""
+        with self.ledger.read() as tx:
+            pending = deliveries.pending(tx, delivery)
+        unwanted = [each for each in pending if not place.takes(each.kind)]
+        if unwanted:
+            with self.ledger.begin("leave out") as tx:
+                why = {each.sop_instance_uid: f"{each.kind} is not for it" for each in unwanted}
+                deliveries.leave_out(tx, delivery, why)
+        return [each for each in pending if each not in unwanted]
+
+    def _consignment(self, job: Record, study: Record, pending: Sequence[Record]) -> Consignment:
+        spool = self.settings.spool
+        return Consignment(
+            job_id=job.id,
+            priority=job.priority,
+            files=[
+                OutgoingFile(spool / row.path, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid)
+                for row in pending
+            ],
+            about={
+                "job": job.id,
+                "rule": job.rule,
+                "app": job.app,
+                "app_version": job.app_version,
+                "StudyInstanceUID": study.study_instance_uid,
+                "AccessionNumber": study.accession_number,
+                "PatientID": study.patient_id,
+            },
+        )
+
+    def _send(self, delivery: Record, place: Destination, consignment: Consignment) -> _Attempt:
         """Sends what is pending; whatever happens, the answers that came are in the ledger afterwards."""
         attempt = _Attempt()
-        files = [
-            OutgoingFile(
-                self.settings.spool / row.path, row.sop_class_uid, row.sop_instance_uid, row.transfer_syntax_uid
-            )
-            for row in pending
-        ]
         try:
-            with Sender(peer, calling_aet=self.settings.aet[0]) as sender:
-                for uid, status, comment in sender.send(files):
+            with self.outlets.to(place) as outlet:
+                for uid, status, comment in outlet.send(consignment) if consignment.files else ():
                     attempt.take(uid, status, comment)
                     point("sent one")
                     if len(attempt.answers) >= _RECORD_EVERY:
                         self._record(delivery, attempt)
+                        attempt.interrupted = self._gives_way(delivery)
+                    if attempt.interrupted or self.stopping.is_set():
+                        attempt.interrupted = True
+                        break
         except PeerError as error:
             attempt.fault, attempt.transient, attempt.peer_down = str(error), not error.permanent, True
         except RadnodeError as error:  # a file that cannot be read
@@ -109,6 +141,11 @@ class Deliverer:
         finally:
             self._record(delivery, attempt)
         return attempt
+
+    def _gives_way(self, delivery: Record) -> bool:
+        """Whether something more urgent waits for the same destination: thousands of instances do not hold it up."""
+        with self.ledger.read() as tx:
+            return deliveries.more_urgent_waits(tx, delivery, self.ledger.now())
 
     def _record(self, delivery: Record, attempt: _Attempt) -> None:
         with self.ledger.begin("record sent") as tx:
@@ -126,17 +163,33 @@ class Deliverer:
                     max(time.time() - job.last_image_at, 0)
                 )
                 logger.info("delivered", instances=attempt.stored)
+        elif attempt.interrupted:
+            with self.ledger.begin("interrupt delivery") as tx:
+                deliveries.give_back(tx, delivery)
         elif attempt.transient:
-            now = self.ledger.now()
-            with self.ledger.begin("postpone delivery") as tx:
-                deliveries.postpone(tx, delivery, attempt.fault, now, peer_down=attempt.peer_down)
-            metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
-            logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
+            self._postpone(delivery, attempt, logger)
         else:
             self._park(delivery, attempt.fault, logger)
+
+    def _postpone(self, delivery: Record, attempt: _Attempt, logger: Any) -> None:
+        now = self.ledger.now()
+        with self.ledger.begin("postpone delivery") as tx:
+            deliveries.postpone(tx, delivery, attempt.fault, now, peer_down=attempt.peer_down)
+        metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
+        logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
 
     def _park(self, delivery: Record, error: str, logger: Any) -> None:
         with self.ledger.begin("park delivery") as tx:
             deliveries.park(tx, delivery, error)
         metrics.delivery_attempts.labels(delivery.destination, "parked").inc()
         logger.error("delivery parked", error=error, remedy=f"`radnode retry {delivery.job_id[:12]}` sends it again")
+
+    def close(self) -> None:
+        self.outlets.close()
+
+
+def destination(tx: Transaction, name: str) -> Destination | None:
+    """As the routing in force describes it; None where it names it no more."""
+    routing = intake.routing_in_force(tx)
+    kept = None if routing is None else routing.peers["destinations"].get(name)
+    return None if kept is None else Destination.from_json(kept)

@@ -12,7 +12,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 from radnode.dicom.headers import read_attributes
-from radnode.dicom.scu import Peer, echo
 from radnode.domain.errors import NotDicomError, NotFoundError, PeerError, RoutingError, SettingsError, did_you_mean
 from radnode.domain.routing import (
     Catalog,
@@ -25,6 +24,7 @@ from radnode.domain.routing import (
 )
 from radnode.domain.study import Instance, Series, Study
 from radnode.run.live import tls_of
+from radnode.run.probes import probe
 from radnode.run.reload import read_routing
 from radnode.settings import Settings
 
@@ -162,19 +162,17 @@ def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Ite
     yield Finding("ok", f"{settings.routing}: {len(routing.rules)} rules, version {routing.version}")
     if routing.senders.any:
         yield Finding("warning", "senders: any - every machine that reaches the DICOM port may push")
-    for destination in routing.destinations.values():
-        yield _check_destination(destination, settings.aet[0], with_echo)
+    for place in routing.destinations.values():
+        yield _check_destination(place, settings, with_echo)
 
 
-def _check_destination(destination: Destination, calling_aet: str, with_echo: bool) -> Finding:
-    peer = Peer(destination.aet, destination.host, destination.port)
+def _check_destination(place: Destination, settings: Settings, with_echo: bool) -> Finding:
     if not with_echo:
-        return Finding("ok", f"destination {destination.name}: {peer}")
+        return Finding("ok", f"destination {place.name}: {place}")
     try:
-        seconds = echo(peer, calling_aet=calling_aet)
+        return Finding("ok", f"destination {place.name}: {probe(place, settings)}")
     except PeerError as error:
-        return Finding("problem", f"destination {destination.name}: {error}")
-    return Finding("ok", f"destination {destination.name}: {peer} answered in {seconds * 1000:.0f} ms")
+        return Finding("problem", f"destination {place.name}: {error}")
 
 
 def _route(study: list[list[Instance]], routing: Routing, calling_aet: str, called_aet: str) -> StudyRoute:

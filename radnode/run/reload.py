@@ -11,7 +11,7 @@ from typing import Any
 from radnode import metrics
 from radnode.domain.errors import Problem, RoutingError
 from radnode.domain.routing import Catalog, Routing, Sender, Senders, parse_routing
-from radnode.state import intake
+from radnode.state import deliveries, intake
 from radnode.state.ledger import Ledger
 from radnode.telemetry import log
 
@@ -74,6 +74,7 @@ class RoutingFile:
     def _apply(self, routing: Routing) -> None:
         with self._ledger.begin("remember routing") as tx:
             intake.remember_routing(tx, routing.version, routing.text, peers_of(routing))
+            deliveries.allow(tx, {each.name: each.associations for each in routing.destinations.values()})
         metrics.routing_ok.set(1)
         log().info("routing in force", version=routing.version, rules=len(routing.rules))
         for warning in routing.warnings:

@@ -119,4 +119,6 @@ def _peer(settings: Settings, to: str) -> scu.Peer:
         raise PeerError(
             f"{to!r} is neither AET@HOST:PORT nor a destination", remedy=f"destinations: {', '.join(destinations)}"
         )
-    return scu.Peer(destinations[to].aet, destinations[to].host, destinations[to].port)
+    if not destinations[to].aet:
+        raise PeerError(f"destination {to} is {destinations[to]}, no DICOM peer", remedy="copy or upload files there")
+    return scu.Peer.of(destinations[to])

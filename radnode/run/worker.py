@@ -18,6 +18,7 @@ from radnode import metrics
 from radnode.domain.app import Resources
 from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment, SeriesLabel
+from radnode.domain.routing.destinations import FILE
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
 from radnode.run.capacity import Capacity
@@ -34,7 +35,8 @@ from radnode.state.presence import Presence
 from radnode.state.spool import Spool
 from radnode.telemetry import log
 
-DELIVERY_THREADS = 4
+DELIVERY_THREADS = 16
+"""More than a destination is ever given: one that hangs holds up no other. They wait, mostly."""
 _HANDS_EVERY = 3.0
 _GRACE = 5.0  # seconds that running jobs have to end by themselves when the worker is told to stop
 
@@ -88,6 +90,7 @@ class Worker:
             each.stop(timeout=int(_GRACE * 2000))
         late.cancel()
         self.runner.stop()
+        self.deliverer.close()
         self._give_back()
         self.presence.leave()
 
@@ -231,7 +234,7 @@ class Worker:
             )
             for each in manifest["objects"]
             if each.get("SOPInstanceUID")
-        ]
+        ] + [_file_row(folder / name, self.spool.root) for name in manifest["files"]]
 
     def _ended_badly(self, job: Record, ending: Ending, logger: Any) -> None:
         if ending.how == "stopped":
@@ -271,3 +274,8 @@ def _count_models(path: Path) -> None:
         metrics.model_requests.labels(each["model"], "failed").inc(each["failures"])
         metrics.model_requests.labels(each["model"], "answered").inc(each["requests"] - each["failures"])
         metrics.model_seconds.labels(each["model"]).inc(each["seconds"])
+
+
+def _file_row(path: Path, root: Path) -> jobs.ResultRow:
+    """A `File` result, for folders: its name stands where an object's UID does."""
+    return jobs.ResultRow(path.name, "", "", FILE, str(path.relative_to(root)), path.stat().st_size)

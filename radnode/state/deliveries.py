@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, exists, func, or_, select, update
 
 from radnode.domain.jobs import DeliveryState, backoff
 from radnode.state import schema
@@ -18,7 +18,7 @@ _delivery, _place = schema.delivery.c, schema.destination.c
 
 
 def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
-    """Takes the best waiting delivery whose destination is neither paused, nor resting after a failure, nor served."""
+    """Takes the best waiting delivery whose destination is neither paused, nor resting after a failure, nor busy."""
     take_turns(tx, "deliver")  # or two workers find the same destination free at once
     best = (
         select(_delivery.id)
@@ -41,7 +41,7 @@ def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
     """
     result, answer = schema.result.c, schema.sent.c
     mine = and_(answer.delivery_id == delivery.id, answer.sop_instance_uid == result.sop_instance_uid)
-    taken, refused = exists().where(mine, answer.stored), exists().where(mine)
+    taken, refused = exists().where(mine, or_(answer.stored, answer.left_out)), exists().where(mine)
     query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(refused, result.position)
     return tx.execute(query).all()
 
@@ -60,6 +60,15 @@ def record_sent(tx: Connection, delivery: Row[Any], answers: Sequence[tuple[str,
         if tx.execute(insert_new(tx, schema.sent), row).rowcount != 1:
             mine = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid == uid)
             tx.execute(update(schema.sent).where(mine, ~schema.sent.c.stored).values(row))
+
+
+def leave_out(tx: Connection, delivery: Row[Any], reasons: Mapping[str, str]) -> None:
+    """Instances that this destination is not to have: SOP Instance UID -> why."""
+    record_sent(tx, delivery, [(uid, None, why, False) for uid, why in reasons.items()])
+    mine = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid.in_(reasons))
+    tx.execute(update(schema.sent).where(mine, ~schema.sent.c.stored).values(left_out=True))
+    for why in sorted(set(reasons.values())):
+        _noted(tx, delivery, "left out", instances=list(reasons.values()).count(why), reason=why)
 
 
 def delivered(tx: Connection, delivery: Row[Any], instances: int) -> bool:
@@ -135,7 +144,7 @@ def wake_all(tx: Connection) -> None:
 
 
 def runnable(tx: Connection, now: float) -> int:
-    """Destinations with a delivery that may start now: one is served by one worker at a time."""
+    """Destinations with a delivery that may start now."""
     query = select(func.count(_delivery.destination.distinct())).where(_able(now))
     return int(tx.execute(query).scalar_one())
 
@@ -145,8 +154,29 @@ def _able(now: float) -> Any:
     resting = exists().where(_place.name == mine, _place.not_before > now)
     paused = exists().where(schema.pause.c.kind == "destination", schema.pause.c.name == mine)
     other = schema.delivery.alias()
-    served = exists().where(other.c.destination == mine, other.c.state == SENDING)
-    return and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, ~served)
+    served = select(func.count()).where(other.c.destination == mine, other.c.state == SENDING).scalar_subquery()
+    allowed = case((_place.failures > 0, 1), else_=_place.associations)  # one that has failed is tried by one alone
+    room = func.coalesce(select(allowed).where(_place.name == mine).scalar_subquery(), 1)
+    return and_(_delivery.state == WAITING, _delivery.not_before <= now, ~resting, ~paused, served < room)
+
+
+def more_urgent_waits(tx: Connection, delivery: Row[Any], now: float) -> bool:
+    """Whether a delivery to the same destination waits that should be sent before the rest of this one."""
+    better = and_(
+        _delivery.destination == delivery.destination,
+        _delivery.state == WAITING,
+        _delivery.not_before <= now,
+        _delivery.priority < delivery.priority,
+    )
+    return bool(tx.execute(select(exists().where(better))).scalar())
+
+
+def allow(tx: Connection, associations: Mapping[str, int]) -> None:
+    """How many deliveries to each destination may be under way at once; 1 where nothing is said."""
+    for name, count in associations.items():
+        row = {"name": name, "associations": count}
+        if tx.execute(insert_new(tx, schema.destination), row).rowcount != 1:
+            tx.execute(update(schema.destination).where(_place.name == name).values(row))
 
 
 def states(tx: Connection) -> Sequence[tuple[str, str, int, float]]:

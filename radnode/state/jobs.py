@@ -135,6 +135,11 @@ def get(tx: Connection, job_id: str) -> Row[Any]:
     return tx.execute(select(schema.job).where(_job.id == job_id)).one()
 
 
+def study_of(tx: Connection, job_id: str) -> Row[Any]:
+    mine = select(_job.study_id).where(_job.id == job_id).scalar_subquery()
+    return tx.execute(select(schema.study).where(schema.study.c.id == mine)).one()
+
+
 def inputs(tx: Connection, job_id: str) -> dict[str, list[str]]:
     """Input name -> paths relative to the spool, in the order in which the instances arrived."""
     query = (

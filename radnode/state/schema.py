@@ -217,7 +217,8 @@ delivery = Table(
     Index("ix_delivery_destination", "destination", "state"),
 )
 
-# What one destination answered for one instance: what it has taken is not sent to it again.
+# What one destination answered for one instance: what it has taken is not sent to it again. What is `left_out` it is
+# not to have, and the comment says why.
 sent = Table(
     "sent",
     metadata,
@@ -226,6 +227,7 @@ sent = Table(
     Column("status", Integer),
     Column("comment", Text, nullable=False, default=""),
     Column("stored", Boolean, nullable=False),
+    Column("left_out", Boolean, nullable=False, default=False),
     Column("at", Float, nullable=False),
 )
 
@@ -233,6 +235,7 @@ destination = Table(
     "destination",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("associations", Integer, nullable=False, default=1),
     Column("failures", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False, default=0.0),
 )

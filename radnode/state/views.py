@@ -174,6 +174,7 @@ class Views:
     def _delivery(self, row: Row[Any]) -> View:
         answers = self._rows(select(schema.sent).where(schema.sent.c.delivery_id == row.id))
         total = select(func.count()).select_from(schema.result).where(schema.result.c.job_id == row.job_id)
+        left_out = sum(each.left_out for each in answers)
         return {
             "id": row.id,
             "job": row.job_id,
@@ -181,12 +182,12 @@ class Views:
             "state": row.state,
             "attempt": row.attempt,
             "error": row.error,
-            "instances": self._tx.execute(total).scalar_one(),
+            "instances": self._tx.execute(total).scalar_one() - left_out,
             "stored": sum(each.stored for each in answers),
             "refused": [
                 {"SOPInstanceUID": each.sop_instance_uid, "status": each.status, "comment": each.comment}
                 for each in answers
-                if not each.stored
+                if not each.stored and not each.left_out
             ],
             "created": self._time(row.created_at),
             "finished": self._time(row.finished_at),

@@ -1,30 +1,99 @@
-"""Peers that results are sent to, and their keys in `routing.yaml`."""
+"""Where results are sent, and the keys of destinations in `routing.yaml`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
 
 import yaml
 
 from radnode.domain.errors import did_you_mean
 from radnode.domain.routing import values
-from radnode.domain.routing.nodes import items_of, line_of, quoted, text_of
-from radnode.domain.routing.reader import NO_NODES, Reader
+from radnode.domain.routing.nodes import choice_of, items_of, line_of, quoted, text_of
+from radnode.domain.routing.reader import NO_NODES, Fields, Reader
 
-KEYS = ("aet", "host", "port")
+Receipt = Literal["status", "find", "commitment"]
+Identity = Literal["hold", "reissue", "ignore"]
+
+_PLACES = {"aet": ("aet", "host", "port", "tls"), "url": ("url", "user", "password_file", "token_file", "tls"),
+           "folder": ("folder",)}  # fmt: skip
+"""Of the three kinds of place, the key that tells which it is, and the keys that belong to it."""
+KEYS = (
+    "aet",
+    "host",
+    "port",
+    "url",
+    "user",
+    "password_file",
+    "token_file",
+    "folder",
+    "tls",
+    "associations",
+    "wants",
+)
+TLS_KEYS = ("ca", "cert", "key")
+FILE = "file"
+KINDS = ("sc", "sr", "seg", "pm", "ko", "pr", "pdf", "dataset", FILE)
+"""Kinds of result objects, as `wants` and `fallback` name them."""
+MOST_ASSOCIATIONS = 8
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files for calling a peer by TLS; empty: the system's authorities, no certificate of our own."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A peer that results are sent to."""
+    """A place that results are sent to: a DICOM peer (`aet`), a DICOMweb server (`url`) or a folder.
+
+    Attributes:
+        associations: deliveries to it at once, each over an association or connection of its own.
+        receipt: what makes an instance delivered: its status, that a query finds it, or that the peer commits to it.
+        receipt_within: seconds the peer may take until it shows, or commits to, what it has stored.
+        identity: what happens to results whose patient or study has another identity there by now.
+        wants: kinds of objects it is sent; empty: all it can hold.
+        fallback: kind -> kinds it gets instead where it refuses the first.
+    """
 
     name: str
-    aet: str
-    host: str
-    port: int
-    receipt: str = "status"
+    aet: str = ""
+    host: str = ""
+    port: int = 0
+    url: str = ""
+    user: str = ""
+    password_file: str = ""
+    token_file: str = ""
+    folder: str = ""
+    tls: Tls | None = None
+    associations: int = 1
+    receipt: Receipt = "status"
+    receipt_within: float = 600.0
+    identity: Identity = "hold"
+    wants: tuple[str, ...] = ()
+    fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     line: int = field(default=0, compare=False)
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Destination:
+        """From what `dataclasses.asdict` and JSON have made of one."""
+        tls = Tls(**kept["tls"]) if kept.get("tls") else None
+        fallback = {kind: tuple(kinds) for kind, kinds in kept.get("fallback", {}).items()}
+        return cls(**{**kept, "tls": tls, "wants": tuple(kept.get("wants", ())), "fallback": fallback})
+
+    def __str__(self) -> str:
+        return self.url or self.folder or f"{self.aet} at {self.host}:{self.port}"
+
+    def takes(self, kind: str) -> bool:
+        """Whether objects of a kind are sent to it: files only to folders, originals wherever a rule sends them."""
+        if kind == FILE and not self.folder:
+            return False
+        return not self.wants or kind in self.wants or kind not in KINDS
 
 
 def read_destinations(reader: Reader, node: yaml.Node | None) -> dict[str, Destination]:
@@ -46,11 +115,69 @@ def read_names(reader: Reader, node: yaml.Node | None, known: Collection[str]) -
 
 def _destination(reader: Reader, name: str, line: int, node: yaml.Node) -> Destination:
     fields = reader.fields(node, "a destination", KEYS)
-    reader.require(fields, ("aet", "host", "port"), line, f"destination {name}")
+    place = next((each for each in ("url", "folder") if each in fields), "aet")
+    if place == "aet":
+        reader.require(fields, ("aet", "host", "port"), line, f"destination {name}")
+    _refuse_strange(reader, fields, place)
     return Destination(
         name=name,
         aet=reader.read(fields.get("aet"), values.aet, ""),
         host=reader.read(fields.get("host"), values.host, ""),
         port=reader.read(fields.get("port"), values.port, 0),
+        url=reader.read(fields.get("url"), values.url, ""),
+        user=reader.read(fields.get("user"), text_of, ""),
+        password_file=reader.read(fields.get("password_file"), values.path, ""),
+        token_file=reader.read(fields.get("token_file"), values.path, ""),
+        folder=reader.read(fields.get("folder"), values.path, ""),
+        tls=_tls(reader, fields.get("tls")),
+        associations=reader.read(fields.get("associations"), lambda each: values.whole(each, 1, MOST_ASSOCIATIONS), 1),
+        receipt=cast(Receipt, _choice(reader, fields, "receipt", get_args(Receipt))),
+        receipt_within=reader.read(fields.get("receipt_within"), values.duration, Destination.receipt_within),
+        identity=cast(Identity, _choice(reader, fields, "identity", get_args(Identity))),
+        wants=_kinds(reader, fields.get("wants")),
+        fallback=_fallback(reader, fields.get("fallback")),
         line=line,
     )
+
+
+def _refuse_strange(reader: Reader, fields: Fields, place: str) -> None:
+    """Keys of another kind of place, and receipts that this one cannot give."""
+    others = {key for keys in _PLACES.values() for key in keys} - set(_PLACES[place])
+    for key in fields.keys() & others:
+        reader.problem(line_of(fields[key]), f"{key} is of no use to a destination with {place}")
+    if ("user" in fields) != ("password_file" in fields):
+        reader.problem(line_of(fields[place]), "user and password_file need each other")
+    impossible = {"url": ("commitment",), "folder": ("commitment", "find")}.get(place, ())
+    if "receipt" in fields and reader.read(fields["receipt"], text_of, "") in impossible:
+        reader.problem(line_of(fields["receipt"]), f"a destination with {place} cannot give that receipt")
+
+
+def _tls(reader: Reader, node: yaml.Node | None) -> Tls | None:
+    if node is None:
+        return None
+    fields = reader.fields(node, "tls", TLS_KEYS)
+    if ("cert" in fields) != ("key" in fields):
+        reader.problem(line_of(node), "cert and key need each other")
+    return Tls(*(reader.read(fields.get(each), values.path, "") for each in TLS_KEYS))
+
+
+def _choice(reader: Reader, fields: Fields, key: str, choices: tuple[str, ...]) -> str:
+    """One of a few words; where nothing is said, the first."""
+    return reader.read(fields.get(key), lambda node: choice_of(node, choices), choices[0])
+
+
+def _kinds(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:
+    nodes = NO_NODES if node is None else reader.read(node, items_of, NO_NODES)
+    read = [reader.read(each, lambda one: choice_of(one, KINDS), "") for each in nodes]
+    return tuple(dict.fromkeys(each for each in read if each))
+
+
+def _fallback(reader: Reader, node: yaml.Node | None) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for kind, line, each in reader.entries(node) if node is not None else ():
+        if kind not in KINDS:
+            reader.problem(line, f"{quoted(kind)} is none of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+        found[kind] = _kinds(reader, each)
+        if kind in found[kind]:
+            reader.problem(line, f"{kind} cannot fall back to itself")
+    return found

@@ -22,6 +22,7 @@ _SECTIONS = ("destinations", "senders", "complete", "defaults", "rules")
 KEYS: dict[str, tuple[str, ...]] = {
     "routing.yaml": _SECTIONS,
     "a destination": destinations.KEYS,
+    "tls": destinations.TLS_KEYS,
     "a sender": senders.KEYS,
     "complete": completeness.KEYS,
     "defaults": rule_keys.DEFAULTS_KEYS,

@@ -142,6 +142,22 @@ def host_or_network(node: yaml.Node) -> str:
     raise Refused(line_of(node), f"{quoted(text)} is no network{hint}")
 
 
+def url(node: yaml.Node) -> str:
+    """The base of a DICOMweb service, without a slash at its end."""
+    text = text_of(node).rstrip("/")
+    if len(text) > 2000 or not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", text):
+        raise Refused(line_of(node), f"{quoted(text)} is no URL; write https://pacs.hospital.org/dicom-web")
+    return text
+
+
+def path(node: yaml.Node) -> str:
+    """A file or folder, by its absolute path: the parts of a node need not have been started in one place."""
+    text = text_of(node)
+    if not text.startswith("/") or not text.isprintable():
+        raise Refused(line_of(node), f"{quoted(text)} is no absolute path")
+    return text
+
+
 def description(node: yaml.Node) -> str:
     """A SeriesDescription (PS3.5 6.2, VR LO), in ASCII so that it fits every character set."""
     text = text_of(node)

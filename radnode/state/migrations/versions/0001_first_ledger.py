@@ -49,6 +49,7 @@ def upgrade() -> None:
     op.create_table(
         "destination",
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("associations", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_destination")),
@@ -262,6 +263,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("stored", sa.Boolean(), nullable=False),
+        sa.Column("left_out", sa.Boolean(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_sent_delivery_id")),
         sa.PrimaryKeyConstraint("delivery_id", "sop_instance_uid", name=op.f("pk_sent")),
