@@ -220,6 +220,18 @@ def route(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel=LOOK)
+def classify(
+    path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder of them.", exists=True)],
+    as_json: AsJson = False,
+) -> None:
+    """What each series is taken for (SeriesClass, SeriesPlane, …), and why."""
+    from radnode.run import tools
+
+    found = tools.classify(path)
+    _show(found, as_json, lambda: tools.render_classes(found))
+
+
 # ---- act -----------------------------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,7 @@ def run_local(
     Raises OptionsError, NotDicomError, NotFoundError; what the app raises where it is run only once.
     """
     checked = app_class.parse_options(dict(options)).model_dump(mode="json")
-    found = read_series(_dicom_files(folder))
+    found = read_series(dicom_files(folder))
     if only:
         found = _fitting(found, only)
     app = app_class()
@@ -139,7 +139,8 @@ def preview(path: Path) -> Path:
     return preview
 
 
-def _dicom_files(folder: Path) -> Iterable[Path]:
+def dicom_files(folder: Path) -> Iterable[Path]:
+    """The Part 10 files in a folder and below it, or the file itself. Raises NotFoundError, NotDicomError."""
     if not folder.exists():
         raise NotFoundError(f"{folder} does not exist", remedy="name a DICOM file or a folder of them")
     files = [folder] if folder.is_file() else sorted(each for each in folder.rglob("*") if each.is_file())

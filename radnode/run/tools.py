@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from radnode.dicom import scu
+from radnode.dicom.volume import read_series
+from radnode.domain import series_class
 from radnode.domain.errors import NotDicomError, OptionsError, PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.run import apps as app_finder
-from radnode.run.local import LocalRun, run_local
+from radnode.run.local import LocalRun, dicom_files, run_local
 from radnode.run.reload import read_routing
 from radnode.settings import Settings
 
@@ -64,6 +68,33 @@ def _options(sets: Sequence[str], flag: str = "--set") -> dict[str, str]:
             raise OptionsError(f"{flag} {each!r} has no value", remedy=f"write {flag} KEY=VALUE")
         options[key.strip()] = value
     return options
+
+
+def classify(path: Path) -> list[dict[str, Any]]:
+    """`radnode classify`: what each series is taken for, and why."""
+    return [
+        {
+            "SeriesInstanceUID": series.SeriesInstanceUID,
+            "SeriesNumber": series.first.text("SeriesNumber"),
+            "SeriesDescription": series.first.text("SeriesDescription"),
+            "instances": len(series),
+            **{keyword: values[0] for keyword, values in found.attributes().items()},
+            "why": list(found.why),
+        }
+        for series in read_series(dicom_files(path))
+        for found in [series_class.classify(series)]
+    ]
+
+
+def render_classes(classes: Sequence[dict[str, Any]]) -> RenderableType:
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "series", "images", "SeriesClass", "SeriesPlane", "SeriesDerived", "SeriesContrast", "why"):
+        table.add_column(title, overflow="fold")
+    for each in classes:
+        known = (str(each.get(keyword, "")) for keyword in series_class.DERIVED_KEYWORDS)
+        name = Text(each["SeriesDescription"] or each["SeriesInstanceUID"])
+        table.add_row(each["SeriesNumber"], name, str(each["instances"]), *known, Text("; ".join(each["why"])))
+    return table
 
 
 def send(settings: Settings, paths: Sequence[Path], to: str, calling_aet: str, out: Console, err: Console) -> int:

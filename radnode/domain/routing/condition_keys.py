@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import yaml
 
 from radnode.domain.attributes import DATE_VRS, NUMERIC_VRS, OPAQUE_VRS, UnknownAttributeError, attribute_of
+from radnode.domain.errors import did_you_mean
 from radnode.domain.routing import values
 from radnode.domain.routing.conditions import Condition
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, known_keywords
 from radnode.domain.routing.matching import AnyOf, Between, Period, Present, Test
-from radnode.domain.routing.nodes import items_of, line_of, text_of
+from radnode.domain.routing.nodes import items_of, line_of, quoted, text_of
 from radnode.domain.routing.reader import NO_NODES, Fields, Reader
+from radnode.domain.series_class import CLASSES, DERIVED_KEYWORDS, PLANES
 
 KEYS = ("min", "max", "not")
 
+_VALUES = {
+    "SeriesClass": CLASSES,
+    "SeriesPlane": PLANES,
+    "SeriesDerived": ("yes", "no"),
+    "SeriesContrast": ("yes", "no"),
+}
 _WRITTEN_DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 
@@ -49,6 +58,8 @@ def _vr(reader: Reader, name: str, line: int) -> str | None:
     """The VR of what a condition names, empty where nobody knows it; None where there is no such attribute."""
     if name in CONTEXT_KEYWORDS:
         return "AE"
+    if name in DERIVED_KEYWORDS:
+        return "CS"
     try:
         return attribute_of(name).vr
     except UnknownAttributeError as fault:
@@ -70,8 +81,19 @@ def _patterns(reader: Reader, name: str, vr: str, node: yaml.Node) -> Test:
     for each in filter(_word, nodes):
         fault = f"{name}: {_word(each)} cannot stand in a list; the text itself is written \"{_word(each)}\""
         reader.problem(line_of(each), fault)
+    if name in _VALUES:
+        _refuse_unknown(reader, name, nodes)
     patterns = (reader.read(each, text_of, "") for each in nodes)
     return AnyOf(tuple(_WRITTEN_DATE.sub(r"\1\2\3", each) if vr == "DA" else each for each in patterns))
+
+
+def _refuse_unknown(reader: Reader, name: str, nodes: Sequence[yaml.Node]) -> None:
+    """Of what radnode itself finds out all values are known, so a misspelt one is told at once."""
+    for node in nodes:
+        given = reader.read(node, text_of, "")
+        if not {"*", "?"} & set(given) and given.casefold() not in _VALUES[name]:
+            known = list(_VALUES[name])
+            reader.problem(line_of(node), f"{name} is never {quoted(given)}{did_you_mean(given, known)}")
 
 
 def _range(reader: Reader, name: str, vr: str, node: yaml.Node) -> Test:

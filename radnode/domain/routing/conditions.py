@@ -14,6 +14,7 @@ from typing import Any
 
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, is_of_study
 from radnode.domain.routing.matching import AnyOf, Present, Test, text_of
+from radnode.domain.series_class import DERIVED_KEYWORDS, classify
 from radnode.domain.study import Series, Study, Value
 
 Context = Mapping[str, str | Sequence[str]]
@@ -97,6 +98,8 @@ def _found(keyword: str, series: Series, context: Context) -> list[tuple[Value, 
     if keyword in CONTEXT_KEYWORDS:
         titles = context.get(keyword, ())
         distinct: Sequence[tuple[Value, ...]] = [(each,) for each in ([titles] if isinstance(titles, str) else titles)]
+    elif keyword in DERIVED_KEYWORDS:
+        distinct = [classify(series).attributes().get(keyword, ())]
     else:
         distinct = series.distinct(keyword)
     present = (tuple(value for value in values if text_of(value)) for values in distinct)

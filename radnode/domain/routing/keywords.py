@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydicom.datadict import keyword_dict
 
 from radnode.domain.attributes import root_of
+from radnode.domain.series_class import DERIVED_KEYWORDS
 
 CONTEXT_KEYWORDS = ("CallingAETitle", "CalledAETitle")
 """Not in the data set: the AE titles of the association a series came by."""
@@ -60,7 +61,7 @@ STUDY_SEQUENCES = frozenset(
 
 def known_keywords() -> list[str]:
     """Every keyword a condition may name."""
-    return [*CONTEXT_KEYWORDS, *keyword_dict]
+    return [*CONTEXT_KEYWORDS, *DERIVED_KEYWORDS, *keyword_dict]
 
 
 def is_of_study(name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from radnode.domain import series_class
 from radnode.domain.errors import Problem
 from radnode.domain.jobs import SeriesLabel
 from radnode.domain.routing.completeness import Complete
@@ -101,4 +102,5 @@ class Routing:
         named = {condition.keyword for rule in self.rules for condition in rule.conditions}
         named |= {one.keyword for rule in self.rules for each in rule.inputs for one in each.conditions}
         named |= CHOSEN_BY if any(rule.inputs for rule in self.rules) else set()
-        return frozenset(named.difference(CONTEXT_KEYWORDS))
+        derived = series_class.KEYWORDS if named.intersection(series_class.DERIVED_KEYWORDS) else ()
+        return frozenset(named.difference(CONTEXT_KEYWORDS, series_class.DERIVED_KEYWORDS).union(derived))
