@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from radnode.domain.app import App, AppOptions, Field, Resources
+    from radnode.domain.codes import Code
     from radnode.domain.errors import Declined, ModelError
+    from radnode.domain.findings import Finding, Location, Measurement, MeasurementReport, Region
     from radnode.domain.model import ModelIdentity, Signature, Tensor
-    from radnode.domain.results import Code, File, Finding, Measurement, MeasurementReport, SecondaryCapture
+    from radnode.domain.results import EncapsulatedPdf, File, KeyImages, SecondaryCapture, Segment, Segmentation
     from radnode.domain.study import Instance, Series, Study
     from radnode.models import Model, open_model
 
@@ -22,17 +24,23 @@ __all__ = [
     "AppOptions",
     "Code",
     "Declined",
+    "EncapsulatedPdf",
     "Field",
     "File",
     "Finding",
     "Instance",
+    "KeyImages",
+    "Location",
     "Measurement",
     "MeasurementReport",
     "Model",
     "ModelError",
     "ModelIdentity",
+    "Region",
     "Resources",
     "SecondaryCapture",
+    "Segment",
+    "Segmentation",
     "Series",
     "Signature",
     "Study",
@@ -42,9 +50,18 @@ __all__ = [
 
 _HOMES = {
     "radnode.domain.app": ("App", "AppOptions", "Field", "Resources"),
+    "radnode.domain.codes": ("Code",),
     "radnode.domain.errors": ("Declined", "ModelError"),
+    "radnode.domain.findings": ("Finding", "Location", "Measurement", "MeasurementReport", "Region"),
     "radnode.domain.model": ("ModelIdentity", "Signature", "Tensor"),
-    "radnode.domain.results": ("Code", "File", "Finding", "Measurement", "MeasurementReport", "SecondaryCapture"),
+    "radnode.domain.results": (
+        "EncapsulatedPdf",
+        "File",
+        "KeyImages",
+        "SecondaryCapture",
+        "Segment",
+        "Segmentation",
+    ),
     "radnode.domain.study": ("Instance", "Series", "Study"),
     "radnode.models": ("Model", "open_model"),
 }

@@ -155,7 +155,7 @@ def test_the_manifest_names_every_object_and_the_same_job_makes_the_same_bytes(t
     two = process(HYPERDENSE(), job, tmp_path / "two", silent)
     assert one["objects"] == two["objects"]
     assert json.loads((tmp_path / "one" / "manifest.json").read_text()) == one
-    assert [each["file"] for each in one["objects"]] == ["sr-0001.dcm", *(f"sc-{n:04d}.dcm" for n in range(1, 9))]
+    assert [each["file"] for each in one["objects"]] == [*(f"sc-{n:04d}.dcm" for n in range(1, 9)), "sr-0001.dcm"]
     for each in one["objects"]:
         ds = pydicom.dcmread(tmp_path / "one" / each["file"])
         assert (each["SOPInstanceUID"], each["SOPClassUID"]) == (ds.SOPInstanceUID, ds.SOPClassUID)
@@ -319,7 +319,7 @@ def test_the_app_for_a_study_runs(tmp_path: Path) -> None:
 def test_the_app_with_a_finding_and_a_page_runs(tmp_path: Path) -> None:
     head_ct(tmp_path / "in", slices=2, size=16)
     (run,) = run_local(load(python_blocks()[3], tmp_path, "air"), tmp_path / "in", {}, tmp_path / "out")
-    assert [path.name for path in run.files] == ["sr-0001.dcm", "sc-0001.dcm", "sc-0001.png"]
+    assert [path.name for path in run.files] == ["sc-0001.dcm", "sc-0001.png", "sr-0001.dcm"]
 
 
 def test_the_app_with_a_model_runs(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import SimpleITK as sitk
 from pydicom.data import get_testdata_file
 
-from radnode.dicom.volume import mask_ml, mask_on_source, read_series
+from radnode.dicom.masks import mask_ml, mask_on_source
+from radnode.dicom.volume import read_series
 from radnode.domain.errors import GeometryError, NotDicomError, PixelsError, ResultError
 from radnode.domain.study import Instance, Series
 from radnode.testing.phantom import BLEED_HU, head_ct

@@ -6,7 +6,7 @@ columns), `column` and their cross product `normal`; `u, v, z` are coordinates a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,19 @@ CLOSEST = 0.1
 """Quantile of the gaps that counts as the closest: where two blocks of slices meet, one gap may be tiny."""
 FINEST = 4
 """A resampled grid has at most this many times the slices of its source."""
+
+SAME_PLACE = 0.01
+"""Images closer than this, in mm along the normal, lie at the same place."""
+
+PHASES = (
+    "EchoTime", "EffectiveEchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex",
+    "DiffusionBValue", "TriggerTime", "AcquisitionNumber", "ImageType", "FrameType", "ComplexImageComponent",
+    "ConvolutionKernel", "AcquisitionTime", "ContentTime",
+)  # fmt: skip
+"""Attributes that tell images at the same place apart, the most telling first."""
+
+SPLIT = "series.split() gives the parts that can make volumes; series.split(keyword, ...) those an attribute names"
+SINGLE = "read single images: series.images()"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,30 +77,44 @@ class Grid:
         return [float(each) for each in self.axes.T.ravel()]
 
 
-def grid(series: Series) -> Grid:
-    """The regular grid of a series. Raises GeometryError saying what is irregular, and where."""
+def grid(series: Series, irregular: str = "resample") -> Grid:
+    """The regular grid of a series. Raises GeometryError saying what is irregular, and what an app may choose.
+
+    Args:
+        irregular: `resample` tilted and uneven series, or `refuse` them.
+    """
+    if irregular not in ("resample", "refuse"):
+        raise GeometryError(f"volume(irregular={irregular!r})", remedy='irregular="resample" or irregular="refuse"')
+    planes = series.planes
     _refuse_differences(series)
-    axes = _axes(series.first)
+    axes = _axes(planes[0])
     if axes is None:
-        raise _irregular(series, "images have no usable ImageOrientationPatient", "read single images: series.images()")
+        raise _irregular(series, "images have no usable ImageOrientationPatient", SINGLE)
     uvz = _positions(series) @ axes.T
-    rows, columns = int(series.first.get("Rows")), int(series.first.get("Columns"))
-    dy, dx = (float(each) for each in series.first.get("PixelSpacing"))
+    rows, columns = int(planes[0].get("Rows")), int(planes[0].get("Columns"))
+    dy, dx = (float(each) for each in planes[0].get("PixelSpacing"))
     gaps = np.diff(uvz[:, 2])
     if not len(gaps):
-        thickness = float(series.first.get("SpacingBetweenSlices") or series.first.get("SliceThickness") or 1.0)
+        thickness = float(planes[0].get("SpacingBetweenSlices") or planes[0].get("SliceThickness") or 1.0)
         return Grid((columns, rows, 1), (dx, dy, abs(thickness)), uvz[0] @ axes, axes, uvz, "")
     _refuse_gaps(series, gaps)
     why = _why(uvz, gaps, (dx, dy))
+    if why and irregular == "refuse":
+        raise _irregular(series, why, 'volume(irregular="resample") resamples it; or read its slices: series.planes')
     if not why:
         dz = float(uvz[-1, 2] - uvz[0, 2]) / len(gaps)
-        return Grid((columns, rows, len(series)), (dx, dy, dz), uvz[0] @ axes, axes, uvz, "")
-    # The grid that holds every slice: in-plane shifts widen it, and its slices lie as close as the series' closest do.
+        return Grid((columns, rows, len(planes)), (dx, dy, dz), uvz[0] @ axes, axes, uvz, "")
+    return _wider((columns, rows, len(planes)), (dx, dy), uvz, axes, why)
+
+
+def _wider(size: tuple[int, int, int], pixel: tuple[float, float], uvz: Floats, axes: Floats, why: str) -> Grid:
+    """The grid that holds every slice: in-plane shifts widen it, its slices lie as close as the series' closest do."""
     low, high = uvz.min(axis=0), uvz.max(axis=0)
     height = float(high[2] - low[2])
-    steps = round(height / max(float(np.quantile(gaps, CLOSEST)), height / (FINEST * len(series))))
-    x, y = (n + int(np.ceil((high[i] - low[i]) / (dx, dy)[i] - SHEARED)) for i, n in enumerate((columns, rows)))
-    return Grid((x, y, steps + 1), (dx, dy, height / steps), low @ axes, axes, uvz, why)
+    closest = float(np.quantile(np.diff(uvz[:, 2]), CLOSEST))
+    steps = round(height / max(closest, height / (FINEST * size[2])))
+    x, y = (size[i] + int(np.ceil((high[i] - low[i]) / pixel[i] - SHEARED)) for i in (0, 1))
+    return Grid((x, y, steps + 1), (*pixel, height / steps), low @ axes, axes, uvz, why)
 
 
 def _why(uvz: Floats, gaps: Floats, pixel: tuple[float, float]) -> str:
@@ -149,45 +176,111 @@ def _parallel(orientations: set[tuple[Any, ...] | None]) -> bool:
 
 
 def _positions(series: Series) -> Floats:
-    places = [_triple(each, "ImagePositionPatient") for each in series]
+    places = [_triple(each, "ImagePositionPatient") for each in series.planes]
     if None in places:
-        raise _irregular(series, f"{places.count(None)} images have no ImagePositionPatient", "read single images")
+        raise _irregular(series, f"{places.count(None)} images have no ImagePositionPatient", SINGLE)
     return np.array(places, dtype=float)
 
 
 def _refuse_differences(series: Series) -> None:
+    planes = series.planes
     for keyword in ("Rows", "Columns", "PixelSpacing"):
-        values = series.distinct(keyword)
-        if len(values) != 1 or not all(each.attributes.get(keyword) for each in series):
-            shown = ", ".join("\\".join(map(str, each)) for each in values[:4]) or "none"
-            raise _irregular(series, f"{keyword} is missing or differs between images: {shown}", "read single images")
-    if len(series.first.attributes["PixelSpacing"]) != 2:
-        raise _irregular(series, "PixelSpacing is not two numbers", "read single images: series.images()")
-    if any(int(each.get("NumberOfFrames", 1)) > 1 for each in series):
-        raise _irregular(series, "images are multi-frame", "read their frames: series.images(), instance.pixels()")
-    orientations = {each.attributes.get("ImageOrientationPatient") for each in series}
-    if not _parallel(orientations):
-        raise _irregular(series, "images are not parallel (ImageOrientationPatient)", "a localizer? leave it out")
+        values = {each.attributes.get(keyword, ()): None for each in planes}
+        if len(values) != 1 or () in values:
+            shown = ", ".join("\\".join(map(str, each)) for each in list(values)[:4] if each) or "none"
+            raise _irregular(series, f"{keyword} is missing or differs between images: {shown}", SPLIT)
+    if len(planes[0].attributes["PixelSpacing"]) != 2:
+        raise _irregular(series, "PixelSpacing is not two numbers", SINGLE)
+    if any(int(each.get("NumberOfFrames", 1)) > 1 and not each.frame for each in planes):
+        raise _irregular(series, "images are multi-frame and their frames have no place", SINGLE)
+    if not _parallel({each.attributes.get("ImageOrientationPatient") for each in planes}):
+        raise _irregular(series, "images are not parallel (ImageOrientationPatient)", SPLIT)
 
 
 def _refuse_gaps(series: Series, gaps: Floats) -> None:
-    if gaps.min() < 0.01:
+    if gaps.min() < SAME_PLACE:
         at = int(gaps.argmin())
-        one, two = series.instances[at], series.instances[at + 1]
+        one, two = (_shown(each) for each in series.planes[at : at + 2])
+        differing = ", ".join(_differing(series)) or "nothing that is known"
         raise _irregular(
             series,
-            f"images {one.text('InstanceNumber')} and {two.text('InstanceNumber')} lie at the same place",
-            "several phases or echoes in one series? pick one by its attributes",
+            f"images {one} and {two} lie at the same place; they differ in {differing}",
+            f"several phases or echoes in one series? {SPLIT}",
         )
     median = float(np.median(gaps))
     if gaps.max() > GAP * median:
-        at = int(gaps.argmax())
-        number = series.instances[at].text("InstanceNumber")
+        number = _shown(series.planes[int(gaps.argmax())])
         raise _irregular(
             series,
             f"a gap of {gaps.max():.1f} mm after image {number}, the others are {median:.1f} mm",
             "images are missing: send the series again",
         )
+
+
+def _shown(plane: Instance) -> str:
+    return f"frame {plane.frame}" if plane.frame else plane.text("InstanceNumber")
+
+
+def nearest(series: Series, point: Sequence[float]) -> tuple[Instance, float, float]:
+    """The slice that lies nearest to a point, LPS mm, and where on it: column and row, 0 at the first pixel's centre.
+
+    Raises GeometryError where the images have no common place.
+    """
+    _refuse_differences(series)
+    axes = _axes(series.planes[0])
+    if axes is None:
+        raise _irregular(series, "images have no usable ImageOrientationPatient", SINGLE)
+    off = (np.array(point, dtype=float) - _positions(series)) @ axes.T
+    index = int(np.abs(off[:, 2]).argmin())
+    dy, dx = (float(each) for each in series.planes[index].get("PixelSpacing"))
+    return series.planes[index], float(off[index, 0]) / dx, float(off[index, 1]) / dy
+
+
+def split(series: Series) -> list[tuple[Instance, ...]]:
+    """The planes in groups of one size and orientation; where `PHASES` tell them apart, no two at the same place."""
+    groups: list[tuple[Instance, ...]] = []
+    for alike in grouped(series.planes, _form):
+        apart = _differing(Series(alike, series.reader)) if _same_places(alike) else []
+        if apart:
+            groups += _by_keyword(alike, apart[0])
+        else:
+            groups.append(alike)
+    return [in_order(each) for each in groups]
+
+
+def grouped(planes: Sequence[Instance], key: Callable[[Instance], Any]) -> list[tuple[Instance, ...]]:
+    """Planes with the same key together, in order of appearance."""
+    groups: dict[Any, list[Instance]] = {}
+    for each in planes:
+        groups.setdefault(key(each), []).append(each)
+    return [tuple(each) for each in groups.values()]
+
+
+def _by_keyword(planes: Sequence[Instance], keyword: str) -> list[tuple[Instance, ...]]:
+    return grouped(planes, lambda each: each.attributes.get(keyword))
+
+
+def _form(plane: Instance) -> tuple[Any, ...]:
+    axes = _axes(plane)
+    orientation = None if axes is None else tuple(np.round(axes[:2].ravel(), 2) + 0.0)
+    return (*(plane.attributes.get(each) for each in ("Rows", "Columns", "PixelSpacing")), orientation)
+
+
+def _same_places(planes: Sequence[Instance]) -> bool:
+    axes, places = _axes(planes[0]), [_triple(each, "ImagePositionPatient") for each in planes]
+    if axes is None or None in places:
+        return False
+    along = np.sort(np.array(places, dtype=float) @ axes[2])
+    return bool(len(along) > 1 and np.diff(along).min() < SAME_PLACE)
+
+
+def _differing(series: Series) -> list[str]:
+    """Of `PHASES`, the attributes by which images at the same place can be told apart."""
+    return [
+        keyword
+        for keyword in PHASES
+        if len(groups := _by_keyword(series.planes, keyword)) > 1 and not any(map(_same_places, groups))
+    ]
 
 
 def _irregular(series: Series, what: str, remedy: str) -> GeometryError:

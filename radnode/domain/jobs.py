@@ -98,6 +98,8 @@ class Assignment:
         site_uid: UID of this installation, from which the device observer's is derived.
         station: the node's AE title, written as StationName.
         models: name -> address of a model, as `RADNODE_MODELS` has them.
+        predecessors: objects of earlier jobs that these results take the place of, each with `SOPClassUID`,
+            `SOPInstanceUID`, `SeriesInstanceUID`: reports say so (PredecessorDocumentsSequence).
     """
 
     job_id: str
@@ -111,6 +113,7 @@ class Assignment:
     site_uid: str = "2.25.0"
     station: str = "RADNODE"
     models: dict[str, str] = field(default_factory=dict)
+    predecessors: list[dict[str, str]] = field(default_factory=list)
 
 
 class Outcome(StrEnum):

@@ -2,131 +2,84 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from radnode.domain.codes import Code
 from radnode.domain.errors import ResultError
 
 if TYPE_CHECKING:
-    from radnode.domain.study import Series
+    from pydicom import Dataset
 
-PRIVATE_SCHEME = "99RADNODE"
-"""Coding scheme of names an app gives as plain text (PS3.16 section 8: private designators start with 99)."""
+    from radnode.domain.findings import MeasurementReport
+    from radnode.domain.study import Instance, Series
 
+Color = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
 
-@dataclass(frozen=True)
-class Code:
-    """A coded concept: `Code("12738006", "SCT", "Brain")` (PS3.3 section 8.8)."""
+PALETTE: Sequence[Color] = ((255, 64, 32), (64, 160, 255), (255, 208, 0), (64, 208, 96), (208, 96, 255), (0, 208, 208))
+"""Colours of segments that name none, in their order."""
 
-    value: str
-    scheme: str
-    meaning: str
-
-    def __post_init__(self) -> None:
-        if not (self.value and self.scheme and self.meaning):
-            raise ResultError(f"{self} is incomplete", remedy="give value, scheme and meaning")
-        if len(self.value) > 16 or len(self.scheme) > 16 or len(self.meaning) > 64:
-            raise ResultError(f"{self} is too long", remedy="at most 16, 16 and 64 characters (PS3.5 6.2: SH, SH, LO)")
-
-    @classmethod
-    def named(cls, name: Code | str) -> Code:
-        """A code as it is; plain text as a code of radnode's private scheme, the same text always the same code."""
-        if isinstance(name, Code):
-            return name
-        short = name.upper().replace(" ", "_")
-        if len(short) > 16 or not short.isascii():
-            short = hashlib.sha256(name.encode()).hexdigest()[:16].upper()
-        return cls(short, PRIVATE_SCHEME, name)
+SEGMENTATION_KINDS = ("BINARY", "LABELMAP", "FRACTIONAL")
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
-    """One number with its unit.
+class Segment:
+    """One structure of a Segmentation.
 
     Attributes:
-        name: what was measured: a Code, or plain text.
-        value: a finite number; None where it is a mask's volume, known once the mask meets its series.
-        unit: UCUM code (`mL`, `mm`, `%`, `[hnsf'U]`; `1` is a plain number), or a Code.
-        mask: whose volume is the value: see `volume_ml`.
-        series: the series a numpy mask lies on; None: the job's only one.
-    """
-
-    name: Code | str
-    value: float | None
-    unit: Code | str = "1"
-    mask: Any = None
-    series: Series | None = None
-
-    def __post_init__(self) -> None:
-        if self.value is None and self.mask is None:
-            raise ResultError(f"measurement {self.name!r} has no value", remedy="leave it out, or yield a Finding")
-        if self.value is not None:
-            object.__setattr__(self, "value", float(self.value))
-            if not math.isfinite(float(self.value)):
-                raise ResultError(f"measurement {self.name!r} is {self.value}", remedy="yield finite numbers")
-
-    @classmethod
-    def volume_ml(cls, name: Code | str, mask: Any, *, series: Series | None = None) -> Measurement:
-        """The volume of a mask, in mL.
-
-        Args:
-            mask: a SimpleITK image, or a numpy array `(slices, rows, columns)` on the grid of the series' `volume()`.
-            series: the series a numpy mask lies on; needed where an app has a whole study.
-        """
-        return cls(name, None, "mL", mask, series)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something looked for and found present or absent: an absent finding is a result too.
-
-    Attributes:
-        name: what was looked for: `Code("1386000", "SCT", "Intracranial hemorrhage")`, or plain text.
-        probability: 0 to 1, where the algorithm gives one.
+        name: what it is: a Code, or plain text.
+        mask: a SimpleITK image on any grid, or a numpy array `(slices, rows, columns)` of the series' `volume()` or of
+            its own slices. Non-zero is inside; for FRACTIONAL, values are 0 to 1.
+        category: what kind of thing it is (PS3.16 CID 7150); None: a morphologically abnormal structure.
         site: the anatomic site.
+        color: for viewers; None: the next of `PALETTE`.
+        tracking: its name over time; the same text in two results of a job gives the same tracking UID.
     """
 
     name: Code | str
-    present: bool
-    probability: float | None = None
+    mask: Any
+    category: Code | None = None
     site: Code | None = None
-
-    def __post_init__(self) -> None:
-        if self.probability is not None and not 0 <= self.probability <= 1:
-            raise ResultError(f"finding {self.name!r}: probability {self.probability} is not within 0 and 1")
+    color: Color | None = None
+    tracking: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class MeasurementReport:
-    """A Structured Report (Comprehensive 3D SR, TID 1500).
+class Segmentation:
+    """Segments on the source's own slices, also where these are tilted or unevenly spaced (PS3.3 A.51).
+
+    Segments that are empty are left out; where all are, there is no object: an absent Finding says it in the report.
 
     Attributes:
-        description: of the series the report goes into; ends up in every worklist.
-        comment: one text a reader of the report should see.
-        site: the anatomic site of the measurements.
-        procedure: the procedure reported; None: the study's own procedure code, or one for its modality.
+        series: the series the masks lie on; needed where an app has a whole study.
+        kind: `BINARY`, which every archive knows; `LABELMAP`, small and new; `FRACTIONAL`, probabilities.
+        description: of the series it goes into.
     """
 
-    measurements: Sequence[Measurement] = ()
-    findings: Sequence[Finding] = ()
-    description: str = ""
-    comment: str = ""
-    site: Code | None = None
-    procedure: Code | None = None
+    segments: Sequence[Segment]
+    series: Series | None = None
+    kind: str = "BINARY"
+    description: str = "segmentation"
+
+    def __post_init__(self) -> None:
+        if self.kind not in SEGMENTATION_KINDS:
+            raise ResultError(f"there is no segmentation {self.kind!r}", remedy=f"one of {SEGMENTATION_KINDS}")
+        if not self.segments:
+            raise ResultError("a segmentation without segments", remedy="yield a report with an absent Finding")
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A mask drawn over the slices of a series; made by `SecondaryCapture.overlay`."""
+    """Masks drawn over the slices of a series; made by `SecondaryCapture.overlay`."""
 
     volume: Any
-    mask: Any
+    masks: Sequence[tuple[Any, Color]]
     window: tuple[float, float]
-    color: tuple[int, int, int]
+    of: Segmentation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,20 +108,68 @@ class SecondaryCapture:
         window: tuple[float, float],
         description: str = "Overlay",
         series: Series | None = None,
-        color: tuple[int, int, int] = (255, 64, 32),
+        color: Color = PALETTE[0],
     ) -> SecondaryCapture:
         """The slices of the series, as they were received, with the mask drawn over them.
 
         Args:
             volume: what `series.volume()` gave: the grid a numpy mask lies on.
-            mask: a numpy array `(slices, rows, columns)` of the volume, or a SimpleITK image on any grid.
+            mask: a numpy array `(slices, rows, columns)` of the volume, a SimpleITK image on any grid, or a
+                Segmentation: each segment in its colour; the captures refer to it where it was yielded before.
             window: center and width in modality units (HU for CT).
             series: the series to draw on; None: the one `volume` came from.
         """
         center, width = (float(each) for each in window)
         if not (math.isfinite(center) and math.isfinite(width) and width > 0):
             raise ResultError(f"window {window} has no width", remedy="window=(center, width), width above 0")
-        return cls(Overlay(volume, mask, (center, width), color), description, series)
+        if isinstance(mask, Segmentation):
+            masks = [(each.mask, color_of(each, number)) for number, each in enumerate(mask.segments)]
+            overlay = Overlay(volume, masks, (center, width), mask)
+            return cls(overlay, description, series or mask.series)
+        return cls(Overlay(volume, [(mask, color)], (center, width)), description, series)
+
+
+def color_of(segment: Segment, number: int) -> Color:
+    """The segment's own colour, or the palette's for the place it has, counted from 0."""
+    return segment.color or PALETTE[number % len(PALETTE)]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyImages:
+    """Images a reader should look at first (Key Object Selection, PS3.3 A.35.4).
+
+    Attributes:
+        images: images or frames of the source, and results of this job that are pictures.
+        title: why they were chosen (PS3.16 CID 7010); None: "Of Interest".
+        note: one text for the reader.
+        description: of the series it goes into.
+    """
+
+    images: Sequence[Instance | SecondaryCapture]
+    title: Code | None = None
+    note: str = ""
+    description: str = "key images"
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ResultError("key images without an image", remedy="yield nothing where nothing is of interest")
+
+
+@dataclass(frozen=True, eq=False)
+class EncapsulatedPdf:
+    """A PDF in the study (PS3.3 A.45.1).
+
+    Attributes:
+        document: the PDF's bytes, its path, or a matplotlib figure.
+        title: of the document, as a viewer shows it.
+        description: of the series it goes into.
+        shows_identity: False only where the document names no patient.
+    """
+
+    document: Any
+    title: str = "Report"
+    description: str = "report"
+    shows_identity: bool = True
 
 
 @dataclass(frozen=True)
@@ -178,4 +179,5 @@ class File:
     path: Path | str
 
 
-Result = SecondaryCapture | MeasurementReport | File
+Result: TypeAlias = "SecondaryCapture | MeasurementReport | Segmentation | KeyImages | EncapsulatedPdf | File | Dataset"
+"""A pydicom Dataset is for those who know DICOM: identity, UIDs and times are radnode's all the same."""

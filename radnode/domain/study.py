@@ -27,19 +27,28 @@ Attributes = Mapping[str, tuple[Value, ...]]
 class Reader(Protocol):
     """Access to what lies behind a series' files."""
 
-    def volume(self, series: Series) -> sitk.Image: ...
-    def nifti(self, series: Series, path: Path) -> Path: ...
+    def frames(self, instance: Instance) -> tuple[Instance, ...]: ...
+    def in_order(self, planes: tuple[Instance, ...]) -> tuple[Instance, ...]: ...
+    def split(self, series: Series, keywords: tuple[str, ...]) -> tuple[Series, ...]: ...
+    def volume(self, series: Series, irregular: str) -> sitk.Image: ...
+    def nifti(self, series: Series, path: Path, irregular: str) -> Path: ...
     def pixels(self, instance: Instance) -> np.ndarray: ...
     def dataset(self, instance: Instance) -> Dataset: ...
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One SOP instance: where it lies and its attributes, as far as they were read."""
+    """One SOP instance, or one frame of it: where it lies and its attributes, as far as they were read.
+
+    Attributes:
+        frame: 0 for a whole instance; the number, from 1, of a frame of an enhanced multi-frame one, whose attributes
+            are then those of its functional groups as well.
+    """
 
     path: Path
     attributes: Attributes = field(repr=False)
     reader: Reader | None = field(default=None, repr=False, compare=False)
+    frame: int = 0
 
     def get(self, keyword: str, default: Any = None) -> Any:
         """The attribute's value, a tuple where it has several, `default` where it is absent or empty."""
@@ -96,6 +105,14 @@ class Series:
         return self.first.text("StudyInstanceUID")
 
     @cached_property
+    def planes(self) -> tuple[Instance, ...]:
+        """The single pictures in order of their place: the instances, and of enhanced multi-frame ones the frames."""
+        if self.reader is None:
+            return self.instances
+        frames = tuple(frame for instance in self.instances for frame in self.reader.frames(instance))
+        return self.reader.in_order(frames) if any(each.frame for each in frames) else self.instances
+
+    @cached_property
     def _distinct(self) -> dict[str, tuple[tuple[Value, ...], ...]]:
         seen: dict[str, dict[tuple[Value, ...], None]] = {}
         for instance in self.instances:
@@ -107,16 +124,29 @@ class Series:
         """The different values the attribute takes over all instances, in order of appearance."""
         return self._distinct.get(keyword, ())
 
-    def volume(self) -> sitk.Image:
+    def volume(self, irregular: str = "resample") -> sitk.Image:
         """The series as one 3-D SimpleITK image: modality units (HU for CT), float32, LPS, mm.
 
-        Tilted or unevenly spaced series are resampled onto a regular grid. Raises GeometryError, PixelsError.
-        """
-        return _reader(self.reader).volume(self)
+        Args:
+            irregular: what becomes of a tilted or unevenly spaced series: `resample` it onto a regular grid, or
+                `refuse` it.
 
-    def nifti(self, path: Path) -> Path:
+        Raises GeometryError, which says what is irregular and what can be done: see `split`. Raises PixelsError.
+        """
+        return _reader(self.reader).volume(self, irregular)
+
+    def split(self, *keywords: str) -> tuple[Series, ...]:
+        """The series in parts, in order of appearance.
+
+        Args:
+            keywords: attributes whose values are the same within a part. None: parts that can make a volume each, of
+                one size and orientation and with no two images at the same place.
+        """
+        return _reader(self.reader).split(self, keywords)
+
+    def nifti(self, path: Path, irregular: str = "resample") -> Path:
         """Writes `volume()` as NIfTI (RAS, as NIfTI has it) to `path` and returns it."""
-        return _reader(self.reader).nifti(self, path)
+        return _reader(self.reader).nifti(self, path, irregular)
 
     def images(self) -> Iterator[Instance]:
         """The single images, for CR, DX, mammography and ultrasound: those that have pixels."""

@@ -8,11 +8,7 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
-IDENTITY = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
-)  # fmt: skip
-"""Attributes that must be those of the source: whose it is, and which study it belongs to."""
+from radnode.dicom.encode.common import IDENTITY
 
 
 def check(path: Path, source: Path) -> list[str]:

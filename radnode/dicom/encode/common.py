@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 import uuid
 from collections import Counter
+from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +18,10 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
+from radnode.dicom.encode.links import Links
+from radnode.domain.codes import PRIVATE_SCHEME, Code
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment
 from radnode.domain.study import Instance, Series, Study
@@ -39,6 +44,11 @@ STUDY = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "IssuerOfAccessionNumberSequence",
     "ReferringPhysicianName", "StudyDescription", "ProcedureCodeSequence",
 )  # fmt: skip
+IDENTITY = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+)  # fmt: skip
+"""Attributes that must be those of the source: whose it is, and which study it belongs to."""
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
@@ -50,7 +60,7 @@ DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One object ready to be written: Part 10, Explicit VR Little Endian."""
+    """One object ready to be written as a Part 10 file."""
 
     kind: str
     dataset: Dataset = field(repr=False)
@@ -84,6 +94,7 @@ class Context:
         self._numbers: dict[tuple[str, str], int] = {}  # SeriesNumber by kind and description
         self._series = Counter[int]()  # how many there are by the number they count from
         self._instances = Counter[tuple[str, str]]()
+        self.links = Links(self.uid)
 
     @cached_property
     def header(self) -> Dataset:
@@ -97,6 +108,12 @@ class Context:
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
         return tuple(instance for series in self.all_series for instance in series)
+
+    def representatives(self) -> tuple[Instance, ...]:
+        """What stands for the source in one object: all its instances, or of many the first of each series."""
+        if len(self.instances) <= MOST_REFERENCES:
+            return self.instances
+        return tuple(series.first for series in self.all_series)
 
     def only_series(self, named: Series | None, uid: str = "") -> Series:
         """The series a result belongs to: the one it names, the one of that UID, or the only one there is."""
@@ -175,32 +192,42 @@ class Context:
         item.ContributionDescription = clean(self.about or f"radnode app {self.assignment.app}", 1024)
         return item
 
-    def finish(self, kind: str, ds: Dataset) -> Encoded:
-        """Adds patient and study as the source has them, the character set, and the file meta information.
+    def finish(self, kind: str, ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> Encoded:
+        return identified(kind, ds, self.header, syntax)
 
-        Where all that was generated is ASCII, values of the source are copied byte for byte and keep their character
-        set; otherwise all text becomes UTF-8 (PS3.5 6.1.2).
-        """
-        source = self.header
-        if is_ascii(ds):
-            if "SpecificCharacterSet" in source:
-                ds["SpecificCharacterSet"] = source["SpecificCharacterSet"]
-        else:
-            source = self.source.first.dataset()
-            source.decode()
-            ds.SpecificCharacterSet = "ISO_IR 192"
-        for keyword in PATIENT + STUDY:
+
+def identified(kind: str, ds: Dataset, source: Dataset, syntax: str) -> Encoded:
+    """Adds patient and study as the source has them, the character set, and the file meta information.
+
+    Where all that was generated is ASCII, values of the source are copied byte for byte and keep their character
+    set; otherwise all text becomes UTF-8 (PS3.5 6.1.2).
+    `source` is a header, its elements as they were received.
+    """
+    if is_ascii(ds):
+        if "SpecificCharacterSet" in source:
+            ds["SpecificCharacterSet"] = source["SpecificCharacterSet"]
+    else:
+        source = as_text(source)
+        ds.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in PATIENT + STUDY:
+        copy(source, ds, keyword)
+    if all(source.get(keyword) for keyword in DEIDENTIFIED):
+        for keyword in (*DEIDENTIFIED, "LongitudinalTemporalInformationModified"):
             copy(source, ds, keyword)
-        if all(source.get(keyword) for keyword in DEIDENTIFIED):
-            for keyword in (*DEIDENTIFIED, "LongitudinalTemporalInformationModified"):
-                copy(source, ds, keyword)
-        for keyword in TYPE_2:
-            if keyword not in ds:
-                setattr(ds, keyword, "")
-        # So that pydicom writes undecoded elements as they are.
-        ds.set_original_encoding(False, True, convert_encodings(ds.get("SpecificCharacterSet") or default_encoding))
-        ds.file_meta = _file_meta(ds)
-        return Encoded(kind, ds)
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    # So that pydicom writes undecoded elements as they are.
+    ds.set_original_encoding(False, True, convert_encodings(ds.get("SpecificCharacterSet") or default_encoding))
+    ds.file_meta = _file_meta(ds, syntax)
+    return Encoded(kind, ds)
+
+
+def as_text(source: Dataset) -> Dataset:
+    """A copy of a header, its text decoded, whatever character set it came in."""
+    header = deepcopy(source)
+    header.decode()
+    return header
 
 
 def copy(source: Dataset, target: Dataset, keyword: str) -> None:
@@ -234,6 +261,69 @@ def _is_ascii(element: DataElement) -> bool:
     return all(not isinstance(each, str) or each.isascii() for each in values)
 
 
+def number(value: float) -> str:
+    """As a DS, which has at most 16 characters (PS3.5 6.2)."""
+    return str(format_number_as_ds(float(value)))
+
+
+def numbers(instance: Instance, keyword: str) -> list[str]:
+    return [number(each) for each in instance.get(keyword)]
+
+
+def concept(named: Code) -> Dataset:
+    return code(named.value, named.scheme, named.meaning)
+
+
+def private_scheme() -> Dataset:
+    """What stands behind the names apps give as plain text (PS3.3 C.12.1.1.1)."""
+    item = Dataset()
+    item.CodingSchemeDesignator = PRIVATE_SCHEME
+    item.CodingSchemeName = "names given by radnode apps"
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return item
+
+
+def algorithm(context: Context) -> Dataset:
+    """What computed it (PS3.3 table 10-19)."""
+    item = Dataset()
+    item.AlgorithmFamilyCodeSequence = Sequence([code("123110", "DCM", "Artificial Intelligence")])
+    item.AlgorithmName, item.AlgorithmVersion = context.assignment.app, clean(context.assignment.app_version)
+    item.AlgorithmParameters = "\n".join(
+        f"{name}={value}" for name, value in sorted(context.assignment.options.items())
+    )
+    if not item.AlgorithmParameters:
+        del item.AlgorithmParameters
+    return item
+
+
+def add_body_part(ds: Dataset, context: Context) -> None:
+    copy(context.header, ds, "BodyPartExamined")
+    if not ds.get("BodyPartExamined"):
+        ds.pop("BodyPartExamined", None)
+
+
+def refer(ds: Dataset, instances: Iterable[Instance]) -> None:
+    """Common Instance Reference (PS3.3 C.12.2): series -> instances, each once."""
+    by_series: dict[str, dict[str, Dataset]] = {}
+    for instance in instances:
+        members = by_series.setdefault(instance.text("SeriesInstanceUID"), {})
+        members[instance.SOPInstanceUID] = sop_reference(instance)
+    items = []
+    for uid, members in by_series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = Sequence(members.values())
+        items.append(item)
+    ds.ReferencedSeriesSequence = Sequence(items)
+
+
+def sop_reference(instance: Instance) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = instance.SOPClassUID
+    item.ReferencedSOPInstanceUID = instance.SOPInstanceUID
+    return item
+
+
 def code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
@@ -241,9 +331,9 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def image_reference(instance: Instance, purpose: tuple[str, str, str] | None = None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = instance.SOPClassUID
-    item.ReferencedSOPInstanceUID = instance.SOPInstanceUID
+    item = sop_reference(instance)
+    if instance.frame:
+        item.ReferencedFrameNumber = instance.frame
     if purpose:
         item.PurposeOfReferenceCodeSequence = Sequence([code(*purpose)])
     return item
@@ -255,12 +345,12 @@ def _equipment(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _file_meta(ds: Dataset) -> FileMetaDataset:
+def _file_meta(ds: Dataset, syntax: str) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = UID(syntax)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"RADNODE_{VERSION}"[:16]
     return meta

@@ -18,7 +18,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from radnode.dicom.encode import common
 from radnode.dicom.encode.common import Context, Encoded
-from radnode.dicom.volume import FileReader, mask_on_source
+from radnode.dicom.encode.links import Reference
+from radnode.dicom.masks import mask_on_source
+from radnode.dicom.volume import FileReader
 from radnode.domain.errors import ResultError
 from radnode.domain.results import Overlay, SecondaryCapture
 from radnode.domain.study import Instance, Series
@@ -28,6 +30,7 @@ _GEOMETRY = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
 )  # fmt: skip
+_SHOWN = ("113076", "DCM", "Segmentation")
 _FILL = 0.3
 """Opacity of an overlay inside its outline: what lies under it stays readable."""
 
@@ -47,30 +50,49 @@ def encode(result: SecondaryCapture, context: Context) -> Iterator[Encoded]:
 
 def _page(result: SecondaryCapture, context: Context) -> Encoded:
     ds = _begin(result, context, picture(result.pixels), "page")
-    named = context.instances if len(context.instances) <= common.MOST_REFERENCES else _firsts(context)
+    named = context.representatives()
     ds.SourceImageSequence = Sequence(common.image_reference(each, common.PURPOSE_SOURCE) for each in named)
-    _refer(ds, named)
+    common.refer(ds, named)
     return context.finish("sc", ds)
 
 
-def _firsts(context: Context) -> tuple[Instance, ...]:
-    return tuple(series.first for series in context.all_series)
-
-
 def _stack(result: SecondaryCapture, context: Context, series: Series, pictures: Iterator[Any]) -> Iterator[Encoded]:
-    count = len(result.pixels) if not isinstance(result.pixels, Overlay) else len(series)
-    if count != len(series):
-        raise ResultError(f"{count} pictures for {len(series)} slices", remedy="one picture per instance of the series")
-    for instance, each in zip(series, pictures, strict=True):
+    overlay = result.pixels if isinstance(result.pixels, Overlay) else None
+    if overlay is None and len(result.pixels) != len(series.planes):
+        raise ResultError(
+            f"{len(result.pixels)} pictures for {len(series.planes)} slices",
+            remedy="one picture per slice of the series",
+        )
+    drawn_from = context.links.known(overlay.of) if overlay and overlay.of else []
+    for plane, each in zip(series.planes, pictures, strict=True):
         shown = picture(each)
         ds = _begin(result, context, shown, "stack")
-        header = instance.dataset()
-        if shown.shape[:2] == (instance.get("Rows"), instance.get("Columns")):
-            for keyword in _GEOMETRY:
-                common.copy(header, ds, keyword)
-        ds.SourceImageSequence = Sequence([common.image_reference(instance, common.PURPOSE_SOURCE)])
-        _refer(ds, (instance,))
+        if shown.shape[:2] == (plane.get("Rows"), plane.get("Columns")):
+            _add_geometry(ds, plane)
+        ds.SourceImageSequence = Sequence([common.image_reference(plane, common.PURPOSE_SOURCE)])
+        if drawn_from:
+            ds.ReferencedImageSequence = Sequence(_drawn_from(each) for each in drawn_from)
+        common.refer(ds, (plane,))
         yield context.finish("sc", ds)
+
+
+def _add_geometry(ds: Dataset, plane: Instance) -> None:
+    """As it was received; of a frame, as its functional groups have it."""
+    if not plane.frame:
+        header = plane.dataset()
+        for keyword in _GEOMETRY:
+            common.copy(header, ds, keyword)
+        return
+    for keyword in _GEOMETRY:
+        if plane.get(keyword) is not None:
+            values = plane.attributes[keyword]
+            setattr(ds, keyword, [common.number(each) if isinstance(each, float) else each for each in values])
+
+
+def _drawn_from(reference: Reference) -> Dataset:
+    item = reference.item()
+    item.PurposeOfReferenceCodeSequence = Sequence([common.code(*_SHOWN)])
+    return item
 
 
 def _begin(result: SecondaryCapture, context: Context, shown: Picture, kind: str) -> Dataset:
@@ -82,30 +104,15 @@ def _begin(result: SecondaryCapture, context: Context, shown: Picture, kind: str
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     ds.LossyImageCompression = "00"
     ds.PatientOrientation = ""
-    common.copy(context.header, ds, "BodyPartExamined")
-    if not ds.get("BodyPartExamined"):
-        ds.pop("BodyPartExamined", None)
-        ds.Laterality = ""
+    common.add_body_part(ds, context)
+    if "BodyPartExamined" not in ds:
+        ds.Laterality = ""  # has to be there then, be it empty (PS3.3 C.7.3.1, Type 2C)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = shown.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
     data = shown.tobytes()
     ds.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
     return ds
-
-
-def _refer(ds: Dataset, instances: tuple[Instance, ...]) -> None:
-    """Common Instance Reference (PS3.3 C.12.2): series -> instances."""
-    by_series: dict[str, list[Instance]] = {}
-    for instance in instances:
-        by_series.setdefault(instance.text("SeriesInstanceUID"), []).append(instance)
-    items = []
-    for uid, members in by_series.items():
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        item.ReferencedInstanceSequence = Sequence(common.image_reference(each) for each in members)
-        items.append(item)
-    ds.ReferencedSeriesSequence = Sequence(items)
 
 
 def picture(page: Any) -> Picture:
@@ -141,21 +148,30 @@ def _series_uid(volume: Any) -> str:
 
 
 def _drawn(overlay: Overlay, series: Series) -> Iterator[Picture]:
-    mask = mask_on_source(series, overlay.mask)
-    center, width = overlay.window
-    for instance, plane in zip(series, mask, strict=True):
-        units = FileReader().units(instance)
-        if units.shape != plane.shape:
-            raise ResultError(f"an overlay needs grey images of {plane.shape}, not pixels of {units.shape}")
-        grey = np.clip((units - (center - width / 2)) * (255 / width), 0, 255).astype(np.uint8)
-        if instance.get("PhotometricInterpretation") == "MONOCHROME1":
-            grey = 255 - grey
-        yield drawn(grey, plane, overlay.color)
+    masks = [(mask_on_source(series, mask), color) for mask, color in overlay.masks]
+    for index, plane in enumerate(series.planes):
+        shown = _windowed(plane, *overlay.window)
+        for mask, color in masks:
+            draw(shown, mask[index], color)
+        yield shown
 
 
-def drawn(grey: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int]) -> Picture:
-    """The mask over a grey plane: translucent inside, its outline solid."""
-    shown = np.repeat(grey[:, :, None], 3, axis=2)
+def _windowed(plane: Instance, center: float, width: float) -> Picture:
+    """Grey images through the window, colour ones as they are: `(rows, columns, 3)`."""
+    units = FileReader().units(plane)
+    shape = plane.get("Rows"), plane.get("Columns")
+    if units.shape == (*shape, 3):
+        return np.clip(units, 0, 255).astype(np.uint8)
+    if units.shape != shape:
+        raise ResultError(f"an overlay needs single pictures of {shape}, not pixels of {units.shape}")
+    grey = np.clip((units - (center - width / 2)) * (255 / width), 0, 255).astype(np.uint8)
+    if plane.get("PhotometricInterpretation") == "MONOCHROME1":
+        grey = 255 - grey
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def draw(shown: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int]) -> None:
+    """The mask over a picture: translucent inside, its outline solid."""
     inside = mask.copy()
     inside[1:] &= mask[:-1]
     inside[:-1] &= mask[1:]
@@ -164,4 +180,3 @@ def drawn(grey: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int]) -
     paint = np.array(color, np.float32)
     shown[mask] = (shown[mask] * (1 - _FILL) + paint * _FILL).astype(np.uint8)
     shown[mask & ~inside] = color
-    return shown

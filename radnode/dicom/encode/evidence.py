@@ -1,0 +1,54 @@
+"""What a document rests on: the source's instances and the job's other objects (PS3.3 C.17.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+
+from radnode.dicom.encode import common
+from radnode.dicom.encode.common import Context
+
+
+def add(ds: Dataset, context: Context) -> None:
+    """Every instance of the job's input, and every object made of it so far, by study and series."""
+    by_series: dict[str, dict[str, Dataset]] = {}
+    for series in context.all_series:
+        for each in series:
+            by_series.setdefault(series.SeriesInstanceUID, {})[each.SOPInstanceUID] = common.sop_reference(each)
+    for made in context.links.made:
+        by_series.setdefault(made.series_instance_uid, {})[made.sop_instance_uid] = made.item()
+    ds.CurrentRequestedProcedureEvidenceSequence = Sequence(
+        [_study(context.source.StudyInstanceUID, {uid: items.values() for uid, items in by_series.items()})]
+    )
+
+
+def add_predecessors(ds: Dataset, context: Context) -> None:
+    """The documents this one takes the place of, where there are such (PS3.3 table C.17-2)."""
+    by_series: dict[str, list[Dataset]] = {}
+    for each in context.assignment.predecessors:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = each["SOPClassUID"], each["SOPInstanceUID"]
+        by_series.setdefault(each["SeriesInstanceUID"], []).append(item)
+    if by_series:
+        ds.PredecessorDocumentsSequence = Sequence([_study(context.source.StudyInstanceUID, by_series)])
+
+
+def predecessor(document: Dataset) -> Dataset:
+    """Another document, as an item of Predecessor Documents Sequence."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = document.SOPClassUID, document.SOPInstanceUID
+    return _study(str(document.StudyInstanceUID), {str(document.SeriesInstanceUID): [item]})
+
+
+def _study(uid: str, by_series: Mapping[str, Iterable[Dataset]]) -> Dataset:
+    study = Dataset()
+    study.StudyInstanceUID = uid
+    study.ReferencedSeriesSequence = Sequence()
+    for series_uid, items in by_series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = series_uid
+        item.ReferencedSOPSequence = Sequence(items)
+        study.ReferencedSeriesSequence.append(item)
+    return study
