@@ -10,6 +10,7 @@ import pytest
 
 from radnode.testing.sink import SinkPacs
 from tests.databases import database, ledger, postgres  # noqa: F401 - fixtures
+from tests.desk import desk  # noqa: F401 - a fixture
 from tests.keys import keys  # noqa: F401 - a fixture
 from tests.peers import Node, Orthanc
 

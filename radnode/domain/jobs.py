@@ -64,10 +64,17 @@ def job_id(  # every argument is part of the identity (design, "Jobs")
     inputs: Sequence[JobInput],
     *,
     revision: int = 0,
+    identity: int = 0,
     predecessor: str = "",
 ) -> str:
-    """The job's identity: equal for equal work, whoever asks for it. 32 hexadecimal characters."""
-    parts = [
+    """The job's identity: equal for equal work, whoever asks for it. 32 hexadecimal characters.
+
+    Args:
+        revision: how often an input's pixels or geometry were corrected.
+        identity: how often its patient or study attributes were.
+        predecessor: the job whose place it takes.
+    """
+    parts: list[Any] = [
         app,
         app_version,
         dict(options),
@@ -75,6 +82,7 @@ def job_id(  # every argument is part of the identity (design, "Jobs")
         revision,
         predecessor,
         RESULT_FORMAT,
+        *([identity] if identity else []),
     ]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -100,6 +108,7 @@ class Assignment:
         models: name -> address of a model, as `RADNODE_MODELS` has them.
         predecessors: objects of earlier jobs that these results take the place of, each with `SOPClassUID`,
             `SOPInstanceUID`, `SeriesInstanceUID`: reports say so (PredecessorDocumentsSequence).
+        reissues: absolute paths of results that get the inputs' identity instead of being computed again.
     """
 
     job_id: str
@@ -114,6 +123,7 @@ class Assignment:
     station: str = "RADNODE"
     models: dict[str, str] = field(default_factory=dict)
     predecessors: list[dict[str, str]] = field(default_factory=list)
+    reissues: list[str] = field(default_factory=list)
 
 
 class Outcome(StrEnum):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radnode.dicom.compare import difference
+from radnode.dicom.compare import Difference, difference
 from radnode.dicom.headers import read_attributes
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
 from radnode.domain.study import Instance, Series
 from radnode.settings import Settings
 from radnode.state import intake
-from radnode.state.ledger import Ledger, Record, note
+from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
 OF_STUDY = ("AccessionNumber", "PatientID", "StudyDescription", "StudyDate", "StudyTime")
@@ -25,16 +25,51 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
+class Copies:
+    """What is kept of one SOP instance that may have come several times.
+
+    Attributes:
+        newest: what jobs read.
+        original: the first that says what the newest does, but for its syntax and bookkeeping: what is forwarded.
+        content: how often pixels or geometry were corrected.
+        identity: how often only patient or study attributes were.
+    """
+
+    newest: Record
+    original: Record
+    content: int = 0
+    identity: int = 0
+
+    def and_then(self, row: Record, differs: str) -> Copies:
+        match differs:
+            case Difference.CONTENT.value:
+                return Copies(row, row, self.content + 1, self.identity)
+            case Difference.IDENTITY.value:
+                return Copies(row, row, self.content, self.identity + 1)
+        return replace(self, newest=row)
+
+
+@dataclass(frozen=True)
 class Filed:
-    """A series as it is judged: its rows in the ledger, one per SOP instance, and what the headers say."""
+    """A series as it is judged: its rows in the ledger by SOP Instance UID, and what the newest headers say."""
 
     row: Record
-    instances: tuple[Record, ...]
+    copies: Mapping[str, Copies]
     series: Series
 
     @property
     def uid(self) -> str:
         return str(self.row.series_instance_uid)
+
+    @property
+    def instances(self) -> tuple[Record, ...]:
+        return tuple(each.newest for each in self.copies.values())
+
+    def only(self, uids: Collection[str]) -> Filed:
+        """The series as if only these SOP instances had come."""
+        copies = {uid: each for uid, each in self.copies.items() if uid in uids}
+        instances = tuple(each for each in self.series if each.SOPInstanceUID in uids)
+        return Filed(self.row, copies, Series(instances))
 
     @property
     def context(self) -> dict[str, str]:
@@ -46,16 +81,15 @@ class Filing:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings, self._ledger = settings, ledger
-        self._noted: set[int] = set()  # a series may be looked at several times before it is complete
 
     def file(self, row: Record, routing: Routing) -> Filed | None:
         """The newest copy of each instance with what its header says; None where nothing sound is left."""
         with self._ledger.read() as tx:
             rows = intake.instances_of(tx, row.id)
-        rows = self._without_copies(row, rows)
+        copies = self._judged(row, rows)
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY)
-        instances = tuple(self._read(each, row, keywords) for each in rows)
-        return Filed(row, tuple(rows), Series(instances)) if instances else None
+        instances = tuple(self._read(each.newest, row, keywords) for each in copies.values())
+        return Filed(row, copies, Series(instances)) if instances else None
 
     def file_study(self, study_id: int, routing: Routing) -> dict[str, Filed]:
         """Series Instance UID -> the series, of all that the study has so far, complete or not."""
@@ -78,35 +112,36 @@ class Filing:
         }
         return Instance(path, {**attributes, **known})
 
-    def _without_copies(self, series: Record, rows: Sequence[Record]) -> list[Record]:
-        """One row per SOP instance, the newest; a copy that is byte for byte the same is dropped with its file."""
-        kept: dict[str, Record] = {}
+    def _judged(self, series: Record, rows: Sequence[Record]) -> dict[str, Copies]:
+        """The copies of each SOP instance; one that is byte for byte the newest known is dropped with its file."""
+        copies: dict[str, Copies] = {}
+        dropped: list[Record] = []
+        found: dict[int, str] = {}  # differing copies not judged before
         for row in rows:
-            earlier = kept.get(row.sop_instance_uid)
-            if earlier is None:
-                kept[row.sop_instance_uid] = row
-            elif self._same(earlier, row):
-                with self._ledger.begin("drop copy") as tx:
-                    intake.drop_instance(tx, row.id)
-                (self._settings.spool / row.path).unlink(missing_ok=True)
+            known = copies.get(row.sop_instance_uid)
+            if known is None:
+                copies[row.sop_instance_uid] = Copies(row, row)
+            elif not row.differs and self._same(known.newest, row):
+                dropped.append(row)
             else:
-                kept[row.sop_instance_uid] = row
-                if row.generation == 0 and row.id not in self._noted:
-                    self._note_difference(series, earlier, row)
-        return sorted(kept.values(), key=lambda each: int(each.id))
+                differs = row.differs or self._difference(known.newest, row)
+                if not row.differs:
+                    found[row.id] = differs
+                copies[row.sop_instance_uid] = known.and_then(row, differs)
+        self._settle(series, dropped, found)
+        return dict(sorted(copies.items(), key=lambda each: int(each[1].newest.id)))
 
-    def _note_difference(self, series: Record, earlier: Record, row: Record) -> None:
-        differs = difference(self._settings.spool / earlier.path, self._settings.spool / row.path)
-        with self._ledger.begin("note difference") as tx:
-            note(
-                tx,
-                "differing copy",
-                study_id=series.study_id,
-                series_id=series.id,
-                SOPInstanceUID=row.sop_instance_uid,
-                differs=differs.value,
-            )
-        self._noted.add(row.id)
+    def _settle(self, series: Record, dropped: Sequence[Record], found: Mapping[int, str]) -> None:
+        if not dropped and not found:
+            return
+        with self._ledger.begin("file copies") as tx:
+            intake.drop_instances(tx, [row.id for row in dropped])
+            intake.note_differences(tx, series, found)
+        for row in dropped:
+            (self._settings.spool / row.path).unlink(missing_ok=True)
+
+    def _difference(self, one: Record, other: Record) -> str:
+        return difference(self._settings.spool / one.path, self._settings.spool / other.path).value
 
     def _same(self, one: Record, other: Record) -> bool:
         if one.transfer_syntax_uid != other.transfer_syntax_uid:

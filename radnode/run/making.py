@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from radnode import metrics
+from radnode.domain.generations import Asked, Step, next_step
 from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id
-from radnode.domain.routing import Catalog, Rule, open_at
+from radnode.domain.routing import Catalog, Rule, open_at, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
-from radnode.state import jobs
-from radnode.state.ledger import Ledger, Transaction
+from radnode.state import generations, jobs
+from radnode.state.ledger import Ledger, Record, Transaction, note
 
 FORWARD = "original"
+_NOT_YET = (JobState.HELD, JobState.CANCELLED)
+"""A job in one of these takes nobody's place: a person has not let it, or has stopped it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Match:
     def hold(self, why: str) -> Match:
         return replace(self, held=why)
 
+    def note(self, tx: Transaction, kind: str, **data: Any) -> None:
+        """Writes an event of the rule on this series or study."""
+        note(tx, kind, study_id=self.study_id, series_id=self.series_id, rule=self.rule.name, **data)
+
 
 class Making:
     """Makes the jobs of a match, or finds that their work is done already."""
@@ -49,17 +57,51 @@ class Making:
         rule = match.rule
         metrics.rules_matched.labels(rule.name).inc()
         if rule.app is not None:
-            state = JobState.HELD if match.held else JobState.WAITING
-            jobs.create(tx, self._frozen(match, rule.send_to), state=state.value, error=match.held)
-            return [] if match.held else [self._catalog.queue(rule.app)]
+            return self._run(tx, match)
         for send_to, chosen in _not_sent_yet(tx, match):
-            _forward(tx, self._frozen(replace(match, chosen=chosen), send_to), chosen)
+            part = replace(match, chosen=chosen, names=tuple(each.uid for each in chosen))
+            _forward(tx, self._frozen(part, send_to), chosen)
         return ["deliver"]
 
+    def _run(self, tx: Transaction, match: Match) -> list[str]:
+        """A job of the rule's app, unless one does this work already; it takes the place of those before it."""
+        former = generations.standing(tx, match.study_id, match.series_id, match.rule.name)
+        match = _inputs(tx, match, former)
+        if not match.chosen:
+            match.note(tx, "no images to run on")
+            return []
+        new = self._frozen(match, match.rule.send_to)
+        twin = generations.same_work(tx, new)
+        if twin is not None:
+            new, state = replace(new, id=twin.id), JobState(twin.state)
+            jobs.join(tx, new)
+        else:
+            step = Step.RUN
+            if former:
+                step, new = _following(tx, match, former[0], new)
+            if match.held:
+                step = Step.HOLD
+            if step is Step.LEAVE:
+                match.note(tx, "nothing to do again", job_id=former[0].id, why=new.why)
+                return []
+            state = JobState.HELD if step is Step.HOLD else JobState.WAITING
+            jobs.create(tx, new, state=state.value, error=match.held or new.why if step is Step.HOLD else "")
+        for old in former:
+            if old.id != new.id and (state not in _NOT_YET or old.state == JobState.HELD.value):
+                generations.supersede(tx, old, match.rule.name, new.id)
+        return [] if state is JobState.HELD else [new.queue]
+
     def _frozen(self, match: Match, send_to: tuple[str, ...]) -> jobs.NewJob:
-        rule, inputs = match.rule, [_input(*each) for each in zip(match.chosen, match.names, strict=False)]
+        rule, inputs = match.rule, [_input(*each) for each in zip(match.chosen, match.names, strict=True)]
+        copies = [each for filed in match.chosen for each in filed.copies.values()]
+        corrected = sum(each.content for each in copies), sum(each.identity for each in copies)
+        work = job_id(rule.app or "", rule.app_version, rule.options, inputs, revision=corrected[0])
         return jobs.NewJob(
-            id=job_id(rule.app or "", rule.app_version, rule.options, inputs),
+            id=job_id(
+                rule.app or "", rule.app_version, rule.options, inputs, revision=corrected[0], identity=corrected[1]
+            ),
+            work=work,
+            identity=corrected[1],
             study_id=match.study_id,
             series_id=match.series_id,
             rule=rule.name,
@@ -96,13 +138,19 @@ def _not_sent_yet(tx: Transaction, match: Match) -> Iterator[tuple[tuple[str, ..
     """What a forwarding rule still has to send: destinations, and the instances that are new to them."""
     sent = jobs.forwarded(tx, match.study_id)
     news: dict[frozenset[int], list[str]] = {}
-    everything = {row.id for each in match.chosen for row in each.instances}
+    everything = {copies.original.id for each in match.chosen for copies in each.copies.values()}
     for name in match.rule.send_to:
         news.setdefault(frozenset(everything - sent.get(name, set())), []).append(name)
     for ids, names in news.items():
-        rest = (replace(each, instances=tuple(row for row in each.instances if row.id in ids)) for each in match.chosen)
+        rest = (_as_forwarded(each, ids) for each in match.chosen)
         if ids:
-            yield tuple(names), tuple(each for each in rest if each.instances)
+            yield tuple(names), tuple(each for each in rest if each.copies)
+
+
+def _as_forwarded(filed: Filed, ids: Collection[int]) -> Filed:
+    """Only the instances whose originals these are, as they came first."""
+    wanted = {uid: each for uid, each in filed.copies.items() if each.original.id in ids}
+    return replace(filed, copies={uid: replace(each, newest=each.original) for uid, each in wanted.items()})
 
 
 def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
@@ -118,6 +166,46 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
     ]
     jobs.add_results(tx, new.id, rows)
     jobs.make_deliveries(tx, jobs.get(tx, new.id))
+
+
+def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:
+    """The match with what its app is to see: no late images where the rule ignores them."""
+    rule, pairs = match.rule, list(zip(match.chosen, match.names, strict=True))
+    if rule.level == "study" and not rule.inputs:
+        pairs = [(filed, name) for filed, name in pairs if takes(rule, filed.series)]
+    if rule.late == "ignore" and former and not former[0].flag:
+        known = generations.inputs_of(tx, former[0].id)
+        late = _images([filed for filed, _ in pairs]) - known
+        if late:
+            match.note(tx, "late images ignored", images=len(late))
+        pairs = [(filed.only(known), name) for filed, name in pairs if known & filed.copies.keys()]
+    return replace(match, chosen=tuple(filed for filed, _ in pairs), names=tuple(name for _, name in pairs))
+
+
+def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) -> tuple[Step, jobs.NewJob]:
+    """What to do after the last job, and the new one as its successor."""
+    results = jobs.results(tx, last.id)
+    before = Asked(
+        frozenset(generations.inputs_of(tx, last.id)),
+        last.work,
+        (last.app_version, last.options),
+        JobState(last.state),
+        bool(results),
+    )
+    now = Asked(frozenset(_images(match.chosen)), new.work, (new.app_version, new.options))
+    step, why = next_step(before, now, match.rule.late)
+    return step, replace(
+        new,
+        id=job_id(new.work, "", {}, [], identity=new.identity, predecessor=last.id),
+        predecessor=last.id,
+        supersedes=generations.seen(tx, last),
+        reissues=last.id if step is Step.REISSUE else "",
+        why=why,
+    )
+
+
+def _images(chosen: Collection[Filed]) -> set[str]:
+    return {uid for each in chosen for uid in each.copies}
 
 
 def _input(filed: Filed, name: str) -> JobInput:

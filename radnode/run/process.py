@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from radnode import models
 from radnode.dicom.encode import Encoded, encode
 from radnode.dicom.encode.check import check
+from radnode.dicom.encode.reissue import corrected, reissue, shows_identity
 from radnode.dicom.volume import read_series
 from radnode.domain.app import App
 from radnode.domain.errors import Declined, NotDicomError, ResultError
@@ -50,7 +51,9 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
     manifest: dict[str, Any] = {"state": "done", "reason": "", "objects": [], "files": []}
     try:
         results = clock.each("app", _run(app, assignment, source))
-        objects = encode(_without_files(results, out_dir, manifest["files"]), source, assignment, app.description)
+        objects = _reissued(source, assignment) or encode(
+            _without_files(results, out_dir, manifest["files"]), source, assignment, app.description
+        )
         for encoded in clock.each("encode", objects, less="app"):
             with clock.measure("write"):
                 manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
@@ -96,6 +99,14 @@ def _run(app: App[Any], assignment: Assignment, source: Series | Study) -> Itera
     if results is None:
         raise ResultError(f"app {app.name!r} returned nothing", remedy="yield results, or raise Declined")
     yield from results
+
+
+def _reissued(source: Series | Study, assignment: Assignment) -> Iterator[Encoded] | None:
+    """The kept results under the identity that the source has now; None where the app has to run."""
+    kept = [Path(each) for each in assignment.reissues]
+    if not kept or any(map(shows_identity, kept)):
+        return None
+    return reissue(kept, corrected(source.first.path), assignment.job_id)
 
 
 def _without_files(results: Iterator[Result], out_dir: Path, files: list[str]) -> Iterator[Result]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from radnode import metrics
+from radnode.dicom.headers import summarize
 from radnode.domain.app import Resources
 from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment, SeriesLabel
@@ -195,7 +196,14 @@ class Worker:
             site_uid=self.site_uid,
             station=self.settings.aet[0],
             models=self.settings.models,
+            predecessors=[_reference(path) for path in self._results_of(job.supersedes)],
+            reissues=[str(path) for path in self._results_of(job.reissues)],
         )
+
+    def _results_of(self, job_id: str) -> list[Path]:
+        """What another job made, where there is one, and it is still kept."""
+        with self.ledger.read() as tx:
+            return [self.spool.root / each.path for each in jobs.results(tx, job_id) if each.path]
 
     def _still_ours(self, job: Record) -> bool:
         if self.aborting.is_set():
@@ -279,3 +287,12 @@ def _count_models(path: Path) -> None:
 def _file_row(path: Path, root: Path) -> jobs.ResultRow:
     """A `File` result, for folders: its name stands where an object's UID does."""
     return jobs.ResultRow(path.name, "", "", FILE, str(path.relative_to(root)), path.stat().st_size)
+
+
+def _reference(result: Path) -> dict[str, str]:
+    said = summarize(result)
+    return {
+        "SOPClassUID": said.sop_class_uid,
+        "SOPInstanceUID": said.sop_instance_uid,
+        "SeriesInstanceUID": said.head.series_uid,
+    }

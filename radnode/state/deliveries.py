@@ -14,7 +14,10 @@ from radnode.state.ledger import insert_new, note, take_turns
 
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
 PARKED, EXPIRED = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value
+CANCELLED = DeliveryState.CANCELLED.value
 _delivery, _place = schema.delivery.c, schema.destination.c
+_UNSENT = case((_delivery.withdrawn, CANCELLED), else_=WAITING)
+"""What becomes of a delivery that was in hand and did not end: waiting, unless nobody wants it any more."""
 
 
 def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
@@ -80,7 +83,8 @@ def delivered(tx: Connection, delivery: Row[Any], instances: int) -> bool:
 
 def park(tx: Connection, delivery: Row[Any], error: str) -> bool:
     """Trying again cannot help: it waits for a person."""
-    return _end(tx, delivery, PARKED, error) and _noted(tx, delivery, "parked", error=error)
+    unwanted = case((_delivery.withdrawn, CANCELLED), else_=PARKED)
+    return _end(tx, delivery, unwanted, error) and _noted(tx, delivery, "parked", error=error)
 
 
 def expire(tx: Connection, delivery: Row[Any]) -> bool:
@@ -91,7 +95,7 @@ def postpone(tx: Connection, delivery: Row[Any], error: str, now: float, *, peer
     """Back to waiting, later. Where the peer itself is at fault every delivery to it rests."""
     failures = delivery.failures + 1
     wait = backoff(failures)
-    values = {"state": WAITING, "owner": "", "failures": failures, "error": error, "not_before": now + wait}
+    values = {"state": _UNSENT, "owner": "", "failures": failures, "error": error, "not_before": now + wait}
     if tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount != 1:
         return False
     if peer_down:
@@ -103,7 +107,7 @@ def postpone(tx: Connection, delivery: Row[Any], error: str, now: float, *, peer
 
 def release_lost(tx: Connection, owner: str) -> None:
     """Gives back what a dead worker was sending."""
-    values = {"state": WAITING, "owner": ""}
+    values = {"state": _UNSENT, "owner": ""}
     tx.execute(update(schema.delivery).where(_delivery.state == SENDING, _delivery.owner == owner).values(values))
 
 
@@ -113,7 +117,7 @@ def claimed_by(tx: Connection, owner: str) -> Sequence[Row[Any]]:
 
 def give_back(tx: Connection, delivery: Row[Any]) -> bool:
     """A fault of the node came between: the delivery waits again."""
-    values = {"state": WAITING, "owner": ""}
+    values = {"state": _UNSENT, "owner": ""}
     return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
 
 
@@ -135,6 +139,22 @@ def resend(tx: Connection, delivery_id: int, who: str) -> bool:
         return False
     tx.execute(delete(schema.sent).where(schema.sent.c.delivery_id == delivery_id))
     return retry(tx, delivery_id, who)
+
+
+def withdraw(tx: Connection, job_id: str, *, keep: Sequence[str] = ()) -> int:
+    """Nobody wants what is not sent yet any more, but for the destinations to keep; what is being sent may end.
+
+    Returns how many deliveries that concerns.
+    """
+    mine = and_(_delivery.job_id == job_id, _delivery.destination.not_in(keep))
+    unsent = and_(mine, _delivery.state.not_in((DELIVERED, CANCELLED)))
+    in_hand = _delivery.state == SENDING
+    values = {
+        "withdrawn": True,
+        "state": case((in_hand, SENDING), else_=CANCELLED),
+        "finished_at": case((in_hand, None), else_=time.time()),
+    }
+    return tx.execute(update(schema.delivery).where(unsent).values(values)).rowcount
 
 
 def wake_all(tx: Connection) -> None:
@@ -201,7 +221,7 @@ def _ours(delivery: Row[Any]) -> Any:
     )
 
 
-def _end(tx: Connection, delivery: Row[Any], state: str, error: str) -> bool:
+def _end(tx: Connection, delivery: Row[Any], state: Any, error: str) -> bool:
     values = {"state": state, "error": error, "owner": "", "finished_at": time.time()}
     return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, exists, func, select, update
 
 from radnode.domain.jobs import SeriesState
 from radnode.state import commitments, schema
@@ -249,9 +249,21 @@ def complete_study(tx: Connection, study: Row[Any]) -> bool:
     return tx.execute(update(schema.study).where(unchanged).values(state=COMPLETE)).rowcount == 1
 
 
-def drop_instance(tx: Connection, instance_id: int) -> None:
-    """Forgets a copy that is byte for byte what is kept already."""
-    tx.execute(schema.instance.delete().where(schema.instance.c.id == instance_id))
+def drop_instances(tx: Connection, ids: Sequence[int]) -> None:
+    """Forgets copies that are byte for byte what is kept already."""
+    for start in range(0, len(ids), _CHUNK):
+        tx.execute(delete(schema.instance).where(schema.instance.c.id.in_(ids[start : start + _CHUNK])))
+
+
+def note_differences(tx: Connection, series: Row[Any], found: Mapping[int, str]) -> None:
+    """Keeps what copies differ in (instance id -> what), and says so once for each kind of difference."""
+    for differs in sorted(set(found.values())):
+        ids = [each for each, what in found.items() if what == differs]
+        for start in range(0, len(ids), _CHUNK):
+            part = schema.instance.c.id.in_(ids[start : start + _CHUNK])
+            tx.execute(update(schema.instance).where(part).values(differs=differs))
+        about = {"study_id": series.study_id, "series_id": series.id, "instances": len(ids)}
+        note(tx, "differing copy", differs=differs, **about)
 
 
 def known_paths(tx: Connection, prefix: str) -> set[str]:

@@ -29,6 +29,8 @@ class NewJob:
     Attributes:
         inputs: input name -> ids of instances in the ledger.
         not_before: on the ledger's clock; 0 for at once.
+        work, identity, predecessor, supersedes, reissues: see `schema.job`.
+        why: what brought it about, for the timeline.
     """
 
     id: str
@@ -48,6 +50,12 @@ class NewJob:
     label: SeriesLabel = field(default_factory=SeriesLabel)
     expire: float | None = None
     not_before: float = 0.0
+    work: str = ""
+    identity: int = 0
+    predecessor: str = ""
+    supersedes: str = ""
+    reissues: str = ""
+    why: str = ""
 
 
 def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = "") -> bool:
@@ -60,6 +68,11 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
     """
     row = {
         "id": new.id,
+        "work": new.work or new.id,
+        "identity": new.identity,
+        "predecessor": new.predecessor,
+        "supersedes": new.supersedes,
+        "reissues": new.reissues,
         "study_id": new.study_id,
         "series_id": new.series_id,
         "rule": new.rule,
@@ -80,8 +93,9 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "last_image_at": new.last_image_at,
     }
     if tx.execute(insert_new(tx, schema.job), row).rowcount != 1:
-        _join(tx, new)
+        join(tx, new)
         return False
+    _ask(tx, new)
     inputs = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
     tx.execute(insert(schema.job_input), inputs)
     note(
@@ -94,17 +108,31 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         app=new.app,
         app_version=new.app_version,
         routing_version=new.routing_version,
+        why=new.why,
+        supersedes=new.supersedes,
     )
     return True
 
 
-def _join(tx: Connection, new: NewJob) -> None:
+def join(tx: Connection, new: NewJob) -> None:
+    """Somebody wants the work of a job that there is already."""
     higher = and_(_job.id == new.id, _job.priority > new.priority)
     tx.execute(update(schema.job).where(higher).values(priority=new.priority))
     slower = and_(schema.delivery.c.job_id == new.id, schema.delivery.c.priority > new.priority)
     tx.execute(update(schema.delivery).where(slower).values(priority=new.priority))
-    add_destinations(tx, new.id, new.send_to)
-    note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
+    more = add_destinations(tx, new.id, new.send_to)
+    if _ask(tx, new) or more:
+        note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
+
+
+def _ask(tx: Connection, new: NewJob) -> bool:
+    """Remembers that the rule wants the job; False where it did already."""
+    row = {"job_id": new.id, "rule": new.rule, "study_id": new.study_id, "series_id": new.series_id}
+    if tx.execute(insert_new(tx, schema.asked), {**row, "send_to": list(new.send_to)}).rowcount == 1:
+        return True
+    mine = and_(schema.asked.c.job_id == new.id, schema.asked.c.rule == new.rule)
+    tx.execute(update(schema.asked).where(mine).values(send_to=list(new.send_to)))
+    return False
 
 
 def forwarded(tx: Connection, study_id: int) -> dict[str, set[int]]:
@@ -121,14 +149,15 @@ def forwarded(tx: Connection, study_id: int) -> dict[str, set[int]]:
     return found
 
 
-def add_destinations(tx: Connection, job_id: str, send_to: Sequence[str]) -> None:
-    """Sends the job's results, when it has finished, to these destinations too."""
+def add_destinations(tx: Connection, job_id: str, send_to: Sequence[str]) -> bool:
+    """Sends the job's results, when it has finished, to these destinations too; False where all get them already."""
     job = tx.execute(select(schema.job).where(_job.id == job_id).with_for_update()).one()
     union = [*job.send_to, *(name for name in send_to if name not in job.send_to)]
     if union != job.send_to:
         tx.execute(update(schema.job).where(_job.id == job_id).values(send_to=union))
         if job.state == DONE:
             make_deliveries(tx, get(tx, job_id))
+    return bool(union != job.send_to)
 
 
 def get(tx: Connection, job_id: str) -> Row[Any]:
@@ -170,6 +199,12 @@ def add_results(tx: Connection, job_id: str, results: Sequence[ResultRow]) -> No
         tx.execute(insert_new(tx, schema.result), rows)
 
 
+def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
+    """What the job made, in its order."""
+    mine = schema.result.c.job_id == job_id
+    return tx.execute(select(schema.result).where(mine).order_by(schema.result.c.position)).all()
+
+
 def make_deliveries(tx: Connection, job: Row[Any]) -> None:
     """A delivery to every destination of the job that has none yet; none where there is nothing to send."""
     if not tx.execute(select(exists().where(schema.result.c.job_id == job.id))).scalar():
@@ -184,7 +219,10 @@ def make_deliveries(tx: Connection, job: Row[Any]) -> None:
             "created_at": time.time(),
             "expires_at": expires,
         }
-        tx.execute(insert_new(tx, schema.delivery), row)
+        if tx.execute(insert_new(tx, schema.delivery), row).rowcount != 1:
+            mine = and_(schema.delivery.c.job_id == job.id, schema.delivery.c.destination == name)
+            withdrawn = and_(mine, schema.delivery.c.withdrawn, schema.delivery.c.state == "cancelled")
+            tx.execute(update(schema.delivery).where(withdrawn).values(state="waiting", withdrawn=False))
 
 
 def is_running(tx: Connection, job_id: str) -> bool:
@@ -192,8 +230,8 @@ def is_running(tx: Connection, job_id: str) -> bool:
 
 
 def retry(tx: Connection, job_id: str, who: str) -> bool:
-    """A person sets a failed, cancelled or held job waiting."""
-    again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)))
+    """A person sets a failed, cancelled or held job waiting again; not one whose place a newer one has taken."""
+    again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)), _job.superseded_by == "")
     values = {
         "state": WAITING,
         "owner": "",
@@ -228,7 +266,7 @@ def replace_held(tx: Connection, study_id: int, rule: str) -> None:
 def states(tx: Connection) -> dict[str, int]:
     """State -> jobs, of the states that are not final."""
     live = or_(_job.state == WAITING, _job.state == RUNNING, _job.state == FAILED, _job.state == HELD)
-    query = select(_job.state, func.count()).where(live).group_by(_job.state)
+    query = select(_job.state, func.count()).where(live, _job.superseded_by == "").group_by(_job.state)
     return dict(tx.execute(query).all())
 
 

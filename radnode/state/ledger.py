@@ -139,7 +139,7 @@ def boot_time() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-_TURNS = {"migrate": 1, "intake": 2, "deliver": 3, "claim": 4}
+_TURNS = {"migrate": 1, "intake": 2, "deliver": 3, "claim": 4, "jobs": 5}
 
 
 def take_turns(tx: Connection, what: str) -> None:

@@ -66,6 +66,8 @@ study = Table(
     Column("accession_number", Text, nullable=False, default="", index=True),
     Column("patient_id", Text, nullable=False, default="", index=True),
     Column("headers", JSON, nullable=False, default=dict),
+    Column("held", Text, nullable=False, default=""),
+    Column("purged_at", Float),
     Index("ix_study_state_seen", "state", "seen"),
 )
 
@@ -104,7 +106,19 @@ instance = Table(
     Column("generation", Integer, nullable=False, default=0),
     Column("flaw", Text, nullable=False, default=""),
     Column("own", Boolean, nullable=False, default=False),
+    Column("differs", Text, nullable=False, default=""),
+    Column("purged", Boolean, nullable=False, default=False),
     Index("ix_instance_series_id_association", "series_id", "association"),
+)
+
+# What rejection notes (IHE IOCM) took out; `instance_id` is the note's: what came before it is meant.
+rejection = Table(
+    "rejection",
+    metadata,
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True),
+    Column("instance_id", ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True),
+    Column("code", Text, nullable=False),
 )
 
 association = Table(
@@ -142,10 +156,20 @@ commitment = Table(
     Index("ix_commitment_state_not_before", "state", "not_before"),
 )
 
+# `work` is what is computed; the id follows from it, from the `identity` of the patient and study it is labelled with
+# (counted up by corrections) and from the `predecessor`. `supersedes` names the job whose results somebody has seen
+# and these replace, `reissues` the one whose objects get a new identity instead of being computed again.
 job = Table(
     "job",
     metadata,
     Column("id", Text, primary_key=True),
+    Column("work", Text, nullable=False, default=""),
+    Column("identity", Integer, nullable=False, default=0),
+    Column("predecessor", Text, nullable=False, default=""),
+    Column("supersedes", Text, nullable=False, default=""),
+    Column("reissues", Text, nullable=False, default=""),
+    Column("superseded_by", Text, nullable=False, default=""),
+    Column("flag", Text, nullable=False, default=""),
     Column("study_id", ForeignKey("study.id"), nullable=False, index=True),
     Column("series_id", ForeignKey("series.id")),
     Column("rule", Text, nullable=False),
@@ -172,6 +196,19 @@ job = Table(
     Column("finished_at", Float),
     Index("ix_job_claim", "queue", "state", "priority", "created_at"),
     Index("ix_job_state_app", "state", "app"),
+)
+
+# Which rules want a job, for which series (none: the study), and where to. A rule leaves it for a newer generation.
+asked = Table(
+    "asked",
+    metadata,
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("study_id", ForeignKey("study.id"), nullable=False),
+    Column("series_id", ForeignKey("series.id")),
+    Column("send_to", JSON, nullable=False),
+    Column("superseded_by", Text, nullable=False, default=""),
+    Index("ix_asked_study_id_rule", "study_id", "rule"),
 )
 
 job_input = Table(
@@ -207,6 +244,7 @@ delivery = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("failures", Integer, nullable=False, default=0),
     Column("owner", Text, nullable=False, default=""),
+    Column("withdrawn", Boolean, nullable=False, default=False),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("expires_at", Float),
     Column("error", Text, nullable=False, default=""),

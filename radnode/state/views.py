@@ -164,6 +164,8 @@ class Views:
             "attempt": row.attempt,
             "crashes": row.crashes,
             "error": row.error,
+            "supersedes": row.supersedes,
+            "superseded_by": row.superseded_by,
             "created": self._time(row.created_at),
             "started": self._time(row.started_at),
             "finished": self._time(row.finished_at),
@@ -272,7 +274,7 @@ def select_deliveries(
 
 def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool) -> str:
     """`receiving`, `complete` while work or a wait is under way, then `done`, or `attention` where a person can act."""
-    if any(each.state in _ATTENTION_JOBS for each in jobs) or any(
+    if any(each.state in _ATTENTION_JOBS and not each.superseded_by for each in jobs) or any(
         each.state in _ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
@@ -287,6 +289,6 @@ def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[
 def _needs_attention() -> Any:
     job, delivery = schema.job.c, schema.delivery.c
     mine = job.study_id == schema.study.c.id
-    failed = exists().where(mine, job.state.in_(_ATTENTION_JOBS))
+    failed = exists().where(mine, job.state.in_(_ATTENTION_JOBS), job.superseded_by == "")
     parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
     return or_(failed, parked)

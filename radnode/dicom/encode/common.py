@@ -54,6 +54,8 @@ TYPE_2 = (
     "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "StationName", "DeviceSerialNumber")
+_REVISED = " (revised)"
+_PICTURES = ("OT", "SEG")
 DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 """Copied only together: the one without the other is invalid, and common (PS3.3 C.7.1.1, Type 1C)."""
 
@@ -157,6 +159,8 @@ class Context:
         ds.SeriesDescription = clean(rule.description or self._describe(description))
         ds.InstanceNumber = number
         ds.Modality = modality
+        if self.assignment.predecessors:
+            say_superseding(ds)
         for name in ("InstanceCreation", "Series", "Content"):
             setattr(ds, f"{name}Date", self.created.strftime("%Y%m%d"))
             setattr(ds, f"{name}Time", self.created.strftime("%H%M%S"))
@@ -228,6 +232,13 @@ def as_text(source: Dataset) -> Dataset:
     header = deepcopy(source)
     header.decode()
     return header
+
+
+def say_superseding(ds: Dataset) -> None:
+    """Lets whoever sees the object know that there is an older one, which it replaces."""
+    ds.SeriesDescription = ds.SeriesDescription.removesuffix(_REVISED)[: 64 - len(_REVISED)].strip() + _REVISED
+    if ds.Modality in _PICTURES:
+        ds.ImageComments = "Supersedes an earlier result"
 
 
 def copy(source: Dataset, target: Dataset, keyword: str) -> None:

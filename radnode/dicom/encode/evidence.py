@@ -10,6 +10,9 @@ from pydicom.sequence import Sequence
 from radnode.dicom.encode import common
 from radnode.dicom.encode.common import Context
 
+_DOCUMENTS = "1.2.840.10008.5.1.4.1.1.88."
+"""Structured reports, by the root of their classes."""
+
 
 def add(ds: Dataset, context: Context) -> None:
     """Every instance of the job's input, and every object made of it so far, by study and series."""
@@ -28,6 +31,8 @@ def add_predecessors(ds: Dataset, context: Context) -> None:
     """The documents this one takes the place of, where there are such (PS3.3 table C.17-2)."""
     by_series: dict[str, list[Dataset]] = {}
     for each in context.assignment.predecessors:
+        if not each["SOPClassUID"].startswith(_DOCUMENTS):
+            continue
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = each["SOPClassUID"], each["SOPInstanceUID"]
         by_series.setdefault(each["SeriesInstanceUID"], []).append(item)

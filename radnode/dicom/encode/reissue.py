@@ -20,6 +20,7 @@ from radnode.domain.errors import ResultError
 
 _NAMESPACE = uuid.UUID("1d0c9a3e-7f5b-5c43-8a55-3a5f3f2b9e60")
 _UIDS = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
+_ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
 _DOCUMENTS = (Comprehensive3DSRStorage, ComprehensiveSRStorage)
 """Classes that can name the documents they take the place of (PS3.3 C.17.2)."""
 
@@ -61,9 +62,16 @@ def reissue(kept: Sequence[Path], header: Dataset, key: str) -> Iterator[Encoded
         ds = dcmread(path)
         _forget_identity(ds)
         _rename(ds, renamed)
+        common.say_superseding(ds)
         if ds.SOPClassUID in _DOCUMENTS:
             ds.PredecessorDocumentsSequence = Items([predecessor(before[path])])
         yield common.identified(_kind(path), ds, header, ds.file_meta.TransferSyntaxUID)
+
+
+def shows_identity(kept: Path) -> bool:
+    """Whether an object may show whose it is in a picture or on a page, where no correction reaches."""
+    ds = dcmread(kept, stop_before_pixels=True, specific_tags=["BurnedInAnnotation", "SOPClassUID"])
+    return ds.get("BurnedInAnnotation") == "YES" or str(ds.SOPClassUID).startswith(_ENCAPSULATED)
 
 
 def as_comprehensive(kept: Path) -> Encoded:

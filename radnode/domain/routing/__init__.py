@@ -16,6 +16,7 @@ from radnode.domain.routing.matching import AnyOf, Between, Period, Present
 from radnode.domain.routing.parse import KEYS, parse_routing
 from radnode.domain.routing.rules import Catalog, Routing, Rule
 from radnode.domain.routing.senders import Sender, Senders
+from radnode.domain.routing.taken import takes
 
 __all__ = [
     "CONTEXT_KEYWORDS",
@@ -45,4 +46,5 @@ __all__ = [
     "evaluate_study",
     "open_at",
     "parse_routing",
+    "takes",
 ]

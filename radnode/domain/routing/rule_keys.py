@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from radnode.domain.errors import OptionsError, did_you_mean
+from radnode.domain.generations import Late
 from radnode.domain.jobs import PRIORITIES, SeriesLabel
 from radnode.domain.routing import values
 from radnode.domain.routing.completeness import Complete, read_complete
@@ -35,12 +36,14 @@ KEYS = (
     "complete",
     "expire",
     "run_between",
+    "late",
     "enabled",
 )
 DEFAULTS_KEYS = ("priority", "send_to")
 LABEL_KEYS = ("number", "description")
 
 _LEVELS = ("series", "study")
+_LATE = ("rerun", "ignore", "hold")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class RuleReader:
             complete=read_complete(reader, fields.get("complete"), self._defaults.complete),
             expire=reader.read(fields.get("expire"), values.duration, None),
             run_between=reader.read(fields.get("run_between"), values.hours, None),
+            late=cast(Late, reader.read(fields.get("late"), lambda each: choice_of(each, _LATE), "rerun")),
         )
 
     def _name(self, fields: Fields, line: int) -> str:
@@ -129,7 +133,7 @@ class RuleReader:
     def _refuse_useless(self, fields: Fields, level: Level) -> None:
         """A key that changes nothing is taken for a misunderstanding."""
         if "app" not in fields:
-            for key in ("options", "series", "run_between", "inputs"):
+            for key in ("options", "series", "run_between", "late", "inputs"):
                 if key in fields:
                     self._reader.problem(line_of(fields[key]), f"{key} is of no use to a rule without an app")
         if "inputs" in fields and level != "study":

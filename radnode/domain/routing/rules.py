@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from radnode.domain import series_class
 from radnode.domain.errors import Problem
+from radnode.domain.generations import Late
 from radnode.domain.jobs import SeriesLabel
 from radnode.domain.routing.completeness import Complete
 from radnode.domain.routing.conditions import Condition
@@ -51,6 +52,7 @@ class Rule:
         send_to: destinations; empty keeps the results on the node.
         complete: the rule's own times, those of `routing.yaml` where it has none.
         expire: seconds after which a result is parked instead of sent; None: never.
+        late: what becomes of images that come after its job was made.
         app_broken: why the app cannot be used; such a rule never matches.
     """
 
@@ -73,6 +75,7 @@ class Rule:
     complete: Complete = field(default_factory=Complete)
     expire: float | None = None
     run_between: Hours | None = None
+    late: Late = "rerun"
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

@@ -89,6 +89,8 @@ def upgrade() -> None:
         sa.Column("accession_number", sa.Text(), nullable=False),
         sa.Column("patient_id", sa.Text(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
+        sa.Column("held", sa.Text(), nullable=False),
+        sa.Column("purged_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
@@ -153,6 +155,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("flaw", sa.Text(), nullable=False),
         sa.Column("own", sa.Boolean(), nullable=False),
+        sa.Column("differs", sa.Text(), nullable=False),
+        sa.Column("purged", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("path", name=op.f("uq_instance_path")),
@@ -164,6 +168,13 @@ def upgrade() -> None:
     op.create_table(
         "job",
         sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("work", sa.Text(), nullable=False),
+        sa.Column("identity", sa.Integer(), nullable=False),
+        sa.Column("predecessor", sa.Text(), nullable=False),
+        sa.Column("supersedes", sa.Text(), nullable=False),
+        sa.Column("reissues", sa.Text(), nullable=False),
+        sa.Column("superseded_by", sa.Text(), nullable=False),
+        sa.Column("flag", sa.Text(), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("rule", sa.Text(), nullable=False),
@@ -198,6 +209,36 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_job_study_id"), ["study_id"], unique=False)
 
     op.create_table(
+        "rejection",
+        sa.Column("study_instance_uid", sa.Text(), nullable=False),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["instance_id"], ["instance.id"], name=op.f("fk_rejection_instance_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint(
+            "study_instance_uid", "sop_instance_uid", "instance_id", name=op.f("pk_rejection")
+        ),
+    )
+
+    op.create_table(
+        "asked",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("send_to", sa.JSON(), nullable=False),
+        sa.Column("superseded_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_asked_job_id")),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_asked_series_id")),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_asked_study_id")),
+        sa.PrimaryKeyConstraint("job_id", "rule", name=op.f("pk_asked")),
+    )
+    with op.batch_alter_table("asked", schema=None) as batch_op:
+        batch_op.create_index("ix_asked_study_id_rule", ["study_id", "rule"], unique=False)
+
+    op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=False),
@@ -207,6 +248,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("withdrawn", sa.Boolean(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=True),
         sa.Column("error", sa.Text(), nullable=False),
