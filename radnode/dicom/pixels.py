@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from radnode.domain.errors import PixelsError
 from radnode.domain.study import Instance
@@ -25,7 +27,7 @@ def stored(instance: Instance) -> NDArray[Any]:
     except Exception as error:  # decoders raise whatever they like
         if not _syntax(instance.path).is_compressed:
             raise _unreadable(instance, error) from error
-        return _decoded_by_simpleitk(instance, error)
+        return _decoded_by_gdcm(instance, error)
 
 
 def rescale(instance: Instance) -> tuple[float, float]:
@@ -39,19 +41,45 @@ def _syntax(path: Path) -> UID:
     return UID(pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID)
 
 
-def _decoded_by_simpleitk(instance: Instance, cause: Exception) -> NDArray[Any]:
-    """GDCM, inside SimpleITK, reads more JPEG processes than pydicom does here. It applies the rescale: undo that."""
+def _decoded_by_gdcm(instance: Instance, cause: Exception) -> NDArray[Any]:
+    """GDCM, inside SimpleITK, reads more JPEG processes than pydicom does here: each frame in a file of its own.
+
+    So it knows no rescale, and gives stored values.
+    """
+    try:
+        ds = pydicom.dcmread(instance.path)
+        count = int(ds.get("NumberOfFrames") or 1)
+        wanted = [instance.frame - 1] if instance.frame else range(count)
+        frames = [_read_by_gdcm(ds, get_frame(ds.PixelData, index, number_of_frames=count)) for index in wanted]
+    except Exception:  # noqa: BLE001 - what the first decoder said is worth more
+        raise _unreadable(instance, cause) from cause
+    return frames[0] if len(frames) == 1 else np.stack(frames)
+
+
+_BARE = (
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
+"""All that a decoder has to know (PS3.3 C.7.6.3)."""
+
+
+def _read_by_gdcm(ds: pydicom.Dataset, frame: bytes) -> NDArray[Any]:
     import SimpleITK as sitk  # noqa: PLC0415
 
-    try:
-        image = sitk.ReadImage(str(instance.path), imageIO="GDCMImageIO")
-    except RuntimeError:
-        raise _unreadable(instance, cause) from cause
-    array = np.asarray(sitk.GetArrayFromImage(image))
-    slope, intercept = rescale(instance)
-    if image.GetNumberOfComponentsPerPixel() == 1 and (slope, intercept) != (1.0, 0.0):
-        array = np.rint((array - intercept) / slope).astype(np.int32)
-    return array[0] if array.shape[0] == 1 else array
+    bare = pydicom.Dataset()
+    bare.SOPClassUID, bare.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.1"
+    for keyword in _BARE:
+        if keyword in ds:
+            bare[keyword] = ds[keyword]
+    bare.add_new("PixelData", "OB", encapsulate([frame]))
+    bare.file_meta = pydicom.FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "frame.dcm"
+        pydicom.dcmwrite(path, bare, enforce_file_format=True)
+        stack = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+        plane: NDArray[Any] = np.asarray(stack)[0]
+        return plane
 
 
 def _unreadable(instance: Instance, error: Exception) -> PixelsError:
