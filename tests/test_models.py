@@ -36,7 +36,6 @@ Answers = Callable[[str, str, dict[str, str], bytes], tuple[int, dict[str, str],
 @pytest.fixture(autouse=True)
 def nothing_open() -> Iterator[None]:
     models._opened.cache_clear()
-    models._open.clear()
     models.begin({})
     yield
 

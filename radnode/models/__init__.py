@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from radnode.domain.errors import ModelError
-from radnode.domain.model import Signature
-from radnode.models.model import Model, Usage
+from radnode.domain.model import ModelIdentity, Signature
+from radnode.models.model import Model, Usage, used
 
-__all__ = ["Model", "Usage", "begin", "open_model", "usage"]
+__all__ = ["Model", "Usage", "begin", "identities", "open_model", "usage"]
 
 TIMEOUT = 60.0
 """Seconds that one request may take."""
@@ -25,7 +25,6 @@ TIMEOUT = 60.0
 FORMS = "http://HOST:PORT/v2/models/NAME, http://HOST:PORT/predictions/NAME, onnx:FILE, or a name of RADNODE_MODELS"
 
 _names: dict[str, str] = {}
-_open: list[Model] = []
 
 
 def open_model(address: str, signature: Signature, *, timeout: float = TIMEOUT) -> Model:
@@ -46,12 +45,6 @@ def open_model(address: str, signature: Signature, *, timeout: float = TIMEOUT) 
 
 @lru_cache(maxsize=16)
 def _opened(address: str, signature: Signature, timeout: float) -> Model:
-    model = _find(address, signature, timeout)
-    _open.append(model)
-    return model
-
-
-def _find(address: str, signature: Signature, timeout: float) -> Model:
     if address.startswith("onnx:"):
         from radnode.models.onnx import OnnxModel  # noqa: PLC0415 - a server's app has no need of it
 
@@ -71,10 +64,14 @@ def begin(names: Mapping[str, str]) -> None:
     """A job begins: the names it may call models by, and nothing has been asked yet."""
     _names.clear()
     _names.update(names)
-    for model in _open:
-        model.usage = Usage(model.identity.name)
+    used.clear()
 
 
 def usage() -> list[Usage]:
     """What each model was asked since the job began, and how that went."""
-    return [model.usage for model in _open if model.usage.requests]
+    return [model.usage for model in used]
+
+
+def identities() -> list[ModelIdentity]:
+    """Which models were asked since the job began."""
+    return [model.identity for model in used]

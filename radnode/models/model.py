@@ -25,7 +25,10 @@ class Usage:
 
 
 class Model:
-    """A model as an app sees it. Kinds differ in how they are asked: `ask`."""
+    """A model as an app sees it. Kinds differ in how they are asked: `ask`.
+
+    An app may have one of its own: whatever answers is checked and counted, and named in the results.
+    """
 
     def __init__(self, signature: Signature, identity: ModelIdentity, largest_batch: int = 0) -> None:
         self.signature = signature
@@ -57,6 +60,9 @@ class Model:
 
     def _counted(self, batch: Arrays) -> Arrays:
         start = time.monotonic()
+        if self not in used:
+            used.append(self)
+            self.usage = Usage(self.identity.name)
         self.usage.requests += 1
         try:
             answer = self.ask(batch)
@@ -78,6 +84,10 @@ class Model:
         if not np.isfinite(array).all():
             raise ModelError(f"model {self.identity.name} answers numbers that are not finite")
         return array
+
+
+used: list[Model] = []
+"""Those asked since the job began. A process has one job at a time."""
 
 
 def refuse(model: str, kind: str, wanted: tuple[Tensor, ...], offered: dict[str, tuple[str, tuple[int, ...]]]) -> None:

@@ -51,8 +51,9 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
     manifest: dict[str, Any] = {"state": "done", "reason": "", "objects": [], "files": []}
     try:
         results = clock.each("app", _run(app, assignment, source))
+        wanted = _without_files(results, out_dir, manifest["files"])
         objects = _reissued(source, assignment) or encode(
-            _without_files(results, out_dir, manifest["files"]), source, assignment, app.description
+            wanted, source, assignment, app.description, models.identities
         )
         for encoded in clock.each("encode", objects, less="app"):
             with clock.measure("write"):

@@ -6,7 +6,7 @@ dates and times from the job's creation: the same assignment gives the same byte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 
 from pydicom import Dataset
@@ -15,6 +15,7 @@ from radnode.dicom.encode.common import Context, Encoded
 from radnode.domain.errors import ResultError
 from radnode.domain.findings import MeasurementReport
 from radnode.domain.jobs import Assignment
+from radnode.domain.model import ModelIdentity
 from radnode.domain.results import EncapsulatedPdf, KeyImages, Result, SecondaryCapture, Segmentation
 from radnode.domain.study import Series, Study
 
@@ -35,17 +36,22 @@ _LAST = (MeasurementReport, KeyImages)
 
 
 def encode(
-    results: Iterable[Result], source: Series | Study, assignment: Assignment, about: str = ""
+    results: Iterable[Result],
+    source: Series | Study,
+    assignment: Assignment,
+    about: str = "",
+    models: Callable[[], Iterable[ModelIdentity]] = tuple,
 ) -> Iterator[Encoded]:
     """DICOM objects, one after the other, as the app yields their results; documents that refer to others last.
 
     Args:
         source: what the app was given; its first instance lends patient and study.
         about: one sentence about the app, written into the objects.
+        models: tells which models the app has asked so far: they stand beside its options.
 
     Raises ResultError, GeometryError, PixelsError.
     """
-    context = Context(source, assignment, about)
+    context = Context(source, assignment, about, models)
     later: list[Result] = []
     for result in results:
         _module(result, assignment)  # a result that is none is said at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +24,7 @@ from radnode.dicom.encode.links import Links
 from radnode.domain.codes import PRIVATE_SCHEME, Code
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment
+from radnode.domain.model import ModelIdentity
 from radnode.domain.study import Instance, Series, Study
 
 VERSION = "0.1.0"
@@ -88,7 +89,13 @@ class Encoded:
 class Context:
     """One job's encoding: where identity, UIDs, times and series numbers come from."""
 
-    def __init__(self, source: Series | Study, assignment: Assignment, about: str = "") -> None:
+    def __init__(
+        self,
+        source: Series | Study,
+        assignment: Assignment,
+        about: str = "",
+        models: Callable[[], Iterable[ModelIdentity]] = tuple,
+    ) -> None:
         self.source = source
         self.assignment = assignment
         self.about = about
@@ -97,6 +104,12 @@ class Context:
         self._series = Counter[int]()  # how many there are by the number they count from
         self._instances = Counter[tuple[str, str]]()
         self.links = Links(self.uid)
+        self._models = models
+
+    def parameters(self) -> list[str]:
+        """Of the algorithm: its options, and the models it asked."""
+        options = [f"{name}={value}" for name, value in sorted(self.assignment.options.items())]
+        return options + [f"asked model {each}" for each in self._models()]
 
     @cached_property
     def header(self) -> Dataset:
@@ -299,11 +312,8 @@ def algorithm(context: Context) -> Dataset:
     item = Dataset()
     item.AlgorithmFamilyCodeSequence = Sequence([code("123110", "DCM", "Artificial Intelligence")])
     item.AlgorithmName, item.AlgorithmVersion = context.assignment.app, clean(context.assignment.app_version)
-    item.AlgorithmParameters = "\n".join(
-        f"{name}={value}" for name, value in sorted(context.assignment.options.items())
-    )
-    if not item.AlgorithmParameters:
-        del item.AlgorithmParameters
+    if parameters := context.parameters():
+        item.AlgorithmParameters = "\n".join(parameters)
     return item
 
 

@@ -102,7 +102,7 @@ def _algorithm(context: Context) -> hd.AlgorithmIdentification:
     return hd.AlgorithmIdentification(
         name=assignment.app,
         version=assignment.app_version,
-        parameters=[f"{name}={value}" for name, value in sorted(assignment.options.items())] or None,
+        parameters=context.parameters() or None,
         manufacturer=common.MANUFACTURER,
     )
 
