@@ -288,6 +288,19 @@ def cancel(
 
 
 @app.command(rich_help_panel=ACT)
+def promote(
+    rule: Annotated[str, typer.Argument(help="A rule that has run in shadow.")],
+    since: Since = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sends what a rule's shadow jobs have made: routing.yaml alone promotes only what comes from now on."""
+    from radnode.run import act
+
+    _acted(act.promote(_settings(), rule, since, dry_run=dry_run), "promoted", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
 def pause(name: Annotated[str, typer.Argument(help="An app or a destination.")]) -> None:
     """Lets an app's jobs, or a destination's deliveries, wait. Reception goes on."""
     from radnode.run import act

@@ -73,6 +73,17 @@ def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list
     return _acting(settings, lambda tx: _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run))
 
 
+def promote(settings: Settings, rule: str, since: str = "", *, dry_run: bool = False) -> list[str]:
+    """Sends what the shadow jobs of a rule have made, or will have made; says which."""
+    chosen = Filter(rule=rule, since=since).checked()
+
+    def act(tx: Transaction) -> list[str]:
+        found = jobs.shadows(tx, chosen.rule, chosen.after)
+        return [f"job {each}" for each in found if dry_run or jobs.promote(tx, each, getpass.getuser())]
+
+    return _acting(settings, act)
+
+
 def pause(settings: Settings, name: str) -> str:
     """Lets the jobs of an app, or the deliveries to a destination, wait; returns which of the two `name` is."""
     with ledger_of(settings) as ledger, ledger.begin("pause") as tx:

@@ -223,6 +223,7 @@ def _outcome(evaluation: Evaluation) -> str:
     rule = evaluation.rule
     what = f"app {rule.app} {rule.app_version}" if rule.app else "the originals"
     where = f"to {', '.join(rule.send_to)}" if rule.send_to else "results stay here"
+    where = "shadow: nothing is sent" if rule.shadow else where
     some = f", {len(evaluation.series)} of its series" if rule.level == "study" else ""
     some = f", {evaluation.reason}" if rule.inputs else some
     return f"{what}, {rule.priority}, {where}{some}"

@@ -112,13 +112,13 @@ def render_jobs(found: Sequence[View]) -> RenderableType:
             each["AccessionNumber"],
             each["attempt"],
         )
-        table.add_row(*map(_text, row), _state(each["state"]), _text(each["error"].partition("\n")[0]))
+        table.add_row(*map(_text, row), _job_state(each), _text(each["error"].partition("\n")[0]))
     return table
 
 
 def render_job(found: View) -> RenderableType:
     tree = Tree(
-        _line(f"job {found['id']} ", _state(found["state"]), f"  {found['app'] or 'forward'} {found['app_version']}")
+        _line(f"job {found['id']} ", _job_state(found), f"  {found['app'] or 'forward'} {found['app_version']}")
     )
     tree.add(_text(f"rule {found['rule']}, routing {found['routing_version']}"))
     tree.add(_text(f"{found['inputs']} instances, attempt {found['attempt']}"))
@@ -126,6 +126,8 @@ def render_job(found: View) -> RenderableType:
     if found["error"]:
         tree.add(_line("error: ", Text(found["error"], style="red")))
         tree.add(_text(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
+    if found["shadow"]:
+        tree.add(_text(f"shadow: nothing is sent; `radnode promote {found['rule']}` sends what its jobs have made"))
     if found["results"]:
         branch = tree.add("results")
         for each in found["results"][:10]:
@@ -166,7 +168,7 @@ def _study_tree(study: View) -> Tree:
     for each in study["waits"]:
         tree.add(_text(f"rule {each['rule']} waits for {', '.join(each['missing'])} until {_clock(each['until'])}"))
     for each in study["jobs"]:
-        line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _state(each["state"]))
+        line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _job_state(each))
         branch = tree.add(line)
         if each["error"]:
             branch.add(_text(each["error"].partition("\n")[0]))
@@ -224,6 +226,10 @@ def _clock(at: str | None) -> str:
 
 def _state(state: str) -> Text:
     return Text(state, style=_STYLES.get(state, ""))
+
+
+def _job_state(job: View) -> Text:
+    return _state(job["state"]) + Text(" (shadow)", style="magenta") if job["shadow"] else _state(job["state"])
 
 
 def _text(value: Any) -> Text:

@@ -120,6 +120,7 @@ class Making:
             label=rule.series,
             expire=rule.expire,
             not_before=self._not_before(rule),
+            shadow=rule.shadow,
         )
 
     def _not_before(self, rule: Rule) -> float:

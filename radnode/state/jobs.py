@@ -31,6 +31,7 @@ class NewJob:
         not_before: on the ledger's clock; 0 for at once.
         work, identity, predecessor, supersedes, reissues: see `schema.job`.
         why: what brought it about, for the timeline.
+        shadow: its results are kept, and sent nowhere.
     """
 
     id: str
@@ -56,6 +57,7 @@ class NewJob:
     supersedes: str = ""
     reissues: str = ""
     why: str = ""
+    shadow: bool = False
 
 
 def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = "") -> bool:
@@ -83,6 +85,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "options": new.options,
         "label": {"number": new.label.number, "description": new.label.description},
         "send_to": list(new.send_to),
+        "shadow": new.shadow,
         "expire": new.expire,
         "queue": new.queue,
         "priority": new.priority,
@@ -110,6 +113,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         routing_version=new.routing_version,
         why=new.why,
         supersedes=new.supersedes,
+        **({"shadow": True} if new.shadow else {}),
     )
     return True
 
@@ -120,7 +124,9 @@ def join(tx: Connection, new: NewJob) -> None:
     tx.execute(update(schema.job).where(higher).values(priority=new.priority))
     slower = and_(schema.delivery.c.job_id == new.id, schema.delivery.c.priority > new.priority)
     tx.execute(update(schema.delivery).where(slower).values(priority=new.priority))
-    more = add_destinations(tx, new.id, new.send_to)
+    if not new.shadow:
+        _promote(tx, new.id, {"send_to": list(new.send_to), "rule": new.rule, "expire": new.expire})
+    more = not new.shadow and add_destinations(tx, new.id, new.send_to)
     if _ask(tx, new) or more:
         note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
 
@@ -128,11 +134,31 @@ def join(tx: Connection, new: NewJob) -> None:
 def _ask(tx: Connection, new: NewJob) -> bool:
     """Remembers that the rule wants the job; False where it did already."""
     row = {"job_id": new.id, "rule": new.rule, "study_id": new.study_id, "series_id": new.series_id}
-    if tx.execute(insert_new(tx, schema.asked), {**row, "send_to": list(new.send_to)}).rowcount == 1:
+    send_to = [] if new.shadow else list(new.send_to)
+    if tx.execute(insert_new(tx, schema.asked), {**row, "send_to": send_to}).rowcount == 1:
         return True
     mine = and_(schema.asked.c.job_id == new.id, schema.asked.c.rule == new.rule)
-    tx.execute(update(schema.asked).where(mine).values(send_to=list(new.send_to)))
+    tx.execute(update(schema.asked).where(mine).values(send_to=send_to))
     return False
+
+
+def promote(tx: Connection, job_id: str, who: str) -> bool:
+    """A person has a shadow job's results sent, now or when it is done. False where it is no shadow job."""
+    return _promote(tx, job_id, {}) and noted(tx, get(tx, job_id), "promoted", who=who)
+
+
+def _promote(tx: Connection, job_id: str, changed: dict[str, Any]) -> bool:
+    shadow = and_(_job.id == job_id, _job.shadow)
+    job = tx.execute(update(schema.job).where(shadow).values(shadow=False, **changed).returning(schema.job)).first()
+    if job is not None and job.state == DONE:
+        make_deliveries(tx, job)
+    return job is not None
+
+
+def shadows(tx: Connection, rule: str, since: float | None) -> list[str]:
+    """IDs of a rule's shadow jobs whose results nothing has replaced, oldest first."""
+    query = select(_job.id).where(_job.rule == rule, _job.shadow, _job.superseded_by == "").order_by(_job.created_at)
+    return list(tx.execute(query if since is None else query.where(_job.created_at >= since)).scalars())
 
 
 def forwarded(tx: Connection, study_id: int) -> dict[str, set[int]]:
@@ -207,6 +233,8 @@ def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
 
 def make_deliveries(tx: Connection, job: Row[Any]) -> None:
     """A delivery to every destination of the job that has none yet; none where there is nothing to send."""
+    if job.shadow:
+        return
     if not tx.execute(select(exists().where(schema.result.c.job_id == job.id))).scalar():
         return
     expires = None if job.expire is None else job.last_image_at + job.expire

@@ -180,6 +180,7 @@ job = Table(
     Column("options", JSON, nullable=False),
     Column("label", JSON, nullable=False),
     Column("send_to", JSON, nullable=False),
+    Column("shadow", Boolean, nullable=False, default=False),
     Column("expire", Float),
     Column("queue", Text, nullable=False),
     Column("priority", Integer, nullable=False),

@@ -161,6 +161,7 @@ class Views:
             "queue": row.queue,
             "priority": ("urgent", "normal", "low")[row.priority],
             "send_to": row.send_to,
+            "shadow": row.shadow,
             "attempt": row.attempt,
             "crashes": row.crashes,
             "error": row.error,

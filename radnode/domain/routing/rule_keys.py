@@ -37,6 +37,7 @@ KEYS = (
     "expire",
     "run_between",
     "late",
+    "mode",
     "enabled",
 )
 DEFAULTS_KEYS = ("priority", "send_to")
@@ -44,6 +45,7 @@ LABEL_KEYS = ("number", "description")
 
 _LEVELS = ("series", "study")
 _LATE = ("rerun", "ignore", "hold")
+_MODES = ("live", "shadow")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class RuleReader:
             priority=_priority(reader, fields, self._defaults.priority),
             send_to=self._send_to(fields, line),
             series=_label(reader, fields.get("series")),
+            shadow=reader.read(fields.get("mode"), lambda each: choice_of(each, _MODES), "live") == "shadow",
             enabled=reader.read(fields.get("enabled"), values.switch, True),
             complete=read_complete(reader, fields.get("complete"), self._defaults.complete),
             expire=reader.read(fields.get("expire"), values.duration, None),
@@ -133,7 +136,7 @@ class RuleReader:
     def _refuse_useless(self, fields: Fields, level: Level) -> None:
         """A key that changes nothing is taken for a misunderstanding."""
         if "app" not in fields:
-            for key in ("options", "series", "run_between", "late", "inputs"):
+            for key in ("options", "series", "run_between", "late", "inputs", "mode"):
                 if key in fields:
                     self._reader.problem(line_of(fields[key]), f"{key} is of no use to a rule without an app")
         if "inputs" in fields and level != "study":

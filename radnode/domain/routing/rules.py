@@ -53,6 +53,7 @@ class Rule:
         complete: the rule's own times, those of `routing.yaml` where it has none.
         expire: seconds after which a result is parked instead of sent; None: never.
         late: what becomes of images that come after its job was made.
+        shadow: the app runs and its results are kept, but nothing is sent.
         app_broken: why the app cannot be used; such a rule never matches.
     """
 
@@ -72,6 +73,7 @@ class Rule:
     send_to: tuple[str, ...] = ()
     series: SeriesLabel = field(default_factory=SeriesLabel)
     enabled: bool = True
+    shadow: bool = False
     complete: Complete = field(default_factory=Complete)
     expire: float | None = None
     run_between: Hours | None = None

@@ -185,6 +185,7 @@ def upgrade() -> None:
         sa.Column("options", sa.JSON(), nullable=False),
         sa.Column("label", sa.JSON(), nullable=False),
         sa.Column("send_to", sa.JSON(), nullable=False),
+        sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("expire", sa.Float(), nullable=True),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
