@@ -232,6 +232,31 @@ def classify(
     _show(found, as_json, lambda: tools.render_classes(found))
 
 
+@app.command(rich_help_panel=LOOK)
+def replay(
+    since: Since = "30d",
+    routing: Annotated[Path | None, typer.Option(help="This routing file instead of the node's.", exists=True)] = None,
+    run: Annotated[
+        str, typer.Option("--run", metavar="ID", help="Run this job again, in shadow, with the app as installed now.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What a routing file would have done with the studies of the last weeks, against what happened."""
+    from radnode.run import apps
+    from radnode.run import replay as replaying
+    from radnode.run.reload import read_routing
+
+    settings = _settings()
+    if run:
+        made = replaying.run_again(settings, run)
+        said = f"{made[:12]} runs in shadow; `radnode job {made[:12]}` shows its results"
+        _show({"job": made}, as_json, lambda: said)
+        return
+    file = read_routing(routing or settings.routing, apps.find(settings.apps))
+    found = replaying.replay(settings, file, since)
+    _show(found.to_json(), as_json, lambda: replaying.render(found))
+
+
 # ---- act -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Judge:
         self.ledger, self.tickets = ledger, Tickets()
         self.completion = Completion(self.settings, ledger, Apps(), self.tickets)  # type: ignore[arg-type]
         self.routing: Routing = parse_routing(text, catalog=Apps())
-        self._numbers = count(1)
+        self._began, self._numbers = time.time(), count(1)
 
     def receives(self, uid: str, images: int = 2, *, study: str = STUDY, copy: str = "a", **attributes: Any) -> None:
         """Instances of a series with these attributes arrive."""
@@ -70,8 +71,8 @@ class Judge:
             sop, path = f"{uid}.{number}", f"instances/{BUCKET}/{copy}-{uid}-{number}.dcm"
             size = self._write(self.settings.spool / path, sop, study, uid, number, attributes, titles)
             arrivals.append(
-                Arrival(path, sop, CTImageStorage, uid, study, ExplicitVRLittleEndian, size, 1e9 + next(self._numbers),
-                        self.ledger.now(), peer="10.1.2.3", association="a1", **titles)
+                Arrival(path, sop, CTImageStorage, uid, study, ExplicitVRLittleEndian, size,
+                        self._began + next(self._numbers), self.ledger.now(), peer="10.1.2.3", association="a1", **titles)
             )  # fmt: skip
         with self.ledger.begin() as tx:
             intake.record(tx, arrivals, [])

@@ -501,6 +501,8 @@ def test_derived_and_localizer_series_are_no_inputs_unless_the_input_asks_for_im
     assert served(named(rule % "", of)) == {"flair": "c"}
     assert served(named(rule % ", ImageType: DERIVED", of)) == {"flair": "a"}
     assert served(named(rule % ", unless: {ImageType: ORIGINAL}", of)) == {"flair": "a"}
+    assert served(named("level: study, inputs: {x: {SeriesClass: [adc, flair]}}", of)) == {"x": "a"}
+    assert served(named("level: study, inputs: {x: {SeriesClass: flair}}", of)) == {"x": "c"}
     refused = [each for each in named(rule % "", of).verdicts if each.keyword == "ImageType" and not each.holds]
     assert [(each.input, each.series_uid, each.wanted) for each in refused] == [
         ("flair", "a", 'none of "DERIVED", "LOCALIZER"'),

@@ -121,9 +121,8 @@ class Completion:
         new = [each.id for each in filed.instances if each.generation == 0]
         generation = row.generation + bool(new)
         headers = {keyword: series.first.text(keyword) for keyword in OF_SERIES}
-        if not intake.complete_series(
-            tx, row, generation=generation, instance_ids=new, instances=len(filed.instances), headers=headers
-        ):
+        counted = {"generation": generation, "instance_ids": new, "instances": len(filed.instances)}
+        if not intake.complete_series(tx, row, **counted, headers=headers, kept=filed.kept):
             return False
         study = {keyword: series.first.text(keyword) for keyword in OF_STUDY}
         intake.describe_study(tx, row.study_id, study["AccessionNumber"], study["PatientID"], study)

@@ -12,7 +12,7 @@ from radnode.dicom.compare import Difference, difference
 from radnode.dicom.headers import read_attributes
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
-from radnode.domain.study import Instance, Series
+from radnode.domain.study import Instance, Series, Value
 from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Record
@@ -21,7 +21,19 @@ from radnode.telemetry import log
 OF_STUDY = ("AccessionNumber", "PatientID", "StudyDescription", "StudyDate", "StudyTime")
 OF_SERIES = ("Modality", "SeriesDescription", "SeriesNumber", "BodyPartExamined")
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+KEPT = (
+    "ImageType", "ProtocolName", "SeriesDate", "ContrastBolusAgent", "SliceThickness", "ConvolutionKernel", "Rows",
+    "Columns", "PatientAge", "PatientSex", "Manufacturer", "ManufacturerModelName", "StationName", "InstitutionName",
+    "ScanningSequence", "MRAcquisitionType", "EchoTime", "RepetitionTime", "KVP", "Laterality", "ViewPosition",
+    "SpacingBetweenSlices", "RequestedProcedureDescription", "SOPClassUID", "NumberOfFrames", "AcquisitionDate",
+)  # fmt: skip
+"""What `radnode replay` can ask for without the spool, beside the above and what the routing in force names."""
+_MOST_KEPT = 16
+_LONGEST_KEPT = 256
 _PIECE = 1 << 20
+
+Kept = dict[str, list[list[Value]]]
+"""Attribute -> the different values it takes in a series; an empty list where it is absent."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,21 @@ class Copies:
 
 @dataclass(frozen=True)
 class Filed:
-    """A series as it is judged: its rows in the ledger by SOP Instance UID, and what the newest headers say."""
+    """A series as it is judged: its rows in the ledger by SOP Instance UID, and what the newest headers say.
+
+    `asked` are the attributes that were read.
+    """
 
     row: Record
     copies: Mapping[str, Copies]
     series: Series
+    asked: frozenset[str]
+
+    @property
+    def kept(self) -> Kept:
+        """For the ledger; without attributes that differ from image to image, or are long."""
+        found = {name: [list(each) for each in self.series.distinct(name)] for name in sorted(self.asked)}
+        return {name: values for name, values in found.items() if _is_short(values)}
 
     @property
     def uid(self) -> str:
@@ -87,9 +109,9 @@ class Filing:
         with self._ledger.read() as tx:
             rows = intake.instances_of(tx, row.id)
         copies = self._judged(row, rows)
-        keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY)
+        keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY, KEPT)
         instances = tuple(self._read(each.newest, row, keywords) for each in copies.values())
-        return Filed(row, copies, Series(instances)) if instances else None
+        return Filed(row, copies, Series(instances), keywords) if instances else None
 
     def file_study(self, study_id: int, routing: Routing) -> dict[str, Filed]:
         """Series Instance UID -> the series, of all that the study has so far, complete or not."""
@@ -150,6 +172,10 @@ class Filing:
             return same_data_set(self._settings.spool / one.path, self._settings.spool / other.path)
         except OSError:
             return False
+
+
+def _is_short(values: list[list[Value]]) -> bool:
+    return len(values) <= _MOST_KEPT and sum(len(str(one)) for each in values for one in each) <= _LONGEST_KEPT
 
 
 def same_data_set(one: Path, other: Path) -> bool:

@@ -219,12 +219,14 @@ def complete_series(
     instance_ids: Iterable[int],
     instances: int,
     headers: dict[str, Any],
+    kept: dict[str, Any] | None = None,
 ) -> bool:
     """Completes a series unless something arrived since `series` was read; then False, and nothing is changed."""
     take_turns(tx, "intake")
     column = schema.series.c
     unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
-    values = {"state": COMPLETE, "generation": generation, "headers": headers, "instances": instances}
+    values = {"state": COMPLETE, "generation": generation, "instances": instances}
+    values |= {"headers": headers, "kept": kept or {}}
     if tx.execute(update(schema.series).where(unchanged).values(values)).rowcount != 1:
         return False
     ids = list(instance_ids)

@@ -195,6 +195,12 @@ def study_of(tx: Connection, job_id: str) -> Row[Any]:
     return tx.execute(select(schema.study).where(schema.study.c.id == mine)).one()
 
 
+def input_rows(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
+    """The instances a job takes, each with the `name` of its input."""
+    query = select(schema.instance, schema.job_input.c.name).join(schema.job_input)
+    return tx.execute(query.where(schema.job_input.c.job_id == job_id).order_by(schema.instance.c.id)).all()
+
+
 def inputs(tx: Connection, job_id: str) -> dict[str, list[str]]:
     """Input name -> paths relative to the spool, in the order in which the instances arrived."""
     query = (

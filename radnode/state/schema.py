@@ -87,6 +87,7 @@ series = Table(
     Column("called_aet", Text, nullable=False, default=""),
     Column("instances", Integer, nullable=False, default=0),
     Column("headers", JSON, nullable=False, default=dict),
+    Column("kept", JSON, nullable=False, default=dict),
     UniqueConstraint("study_id", "series_instance_uid"),
     Index("ix_series_state_seen", "state", "seen"),
 )

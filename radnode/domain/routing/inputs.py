@@ -24,8 +24,8 @@ CHOSEN_BY = frozenset(
 )
 """What has to be read from the headers to choose among several series that fit."""
 
-_IMAGE_TYPE = "ImageType"
 _UNASKED = AnyOf(("DERIVED", "LOCALIZER"))  # PS3.3 C.7.6.1.1.2: values 1 and 3
+_COMPUTED = ("adc", "swi", "perfusion", "mra", "localizer", "capture")  # classes whose series often are derived
 _THEN = ("run", "give_up")
 
 
@@ -34,7 +34,7 @@ class Input:
     """A series an app receives under a name of its own.
 
     Attributes:
-        conditions: all must hold; unless they speak of ImageType, derived and localizer series are excluded.
+        conditions: all must hold; unless they speak of kinds of image (see `_asks`), derived and localizer series are excluded.
         optional: the app also runs without it.
     """
 
@@ -104,6 +104,14 @@ def read_wait(reader: Reader, node: yaml.Node | None) -> Wait | None:
     return Wait(reader.read(fields.get("for"), values.duration, 0.0), cast(Literal["run", "give_up"], then))
 
 
+def _asks(condition: Condition) -> bool:
+    """Whether the condition itself says which kinds of image serve."""
+    if condition.keyword in ("ImageType", "SeriesDerived"):
+        return True
+    wanted = condition.test.patterns if isinstance(condition.test, AnyOf) else ()
+    return condition.keyword == "SeriesClass" and any(each.casefold() in _COMPUTED for each in wanted)
+
+
 def _input(reader: Reader, entry: Entry) -> Input | None:
     name, line, node = entry
     entries = reader.entries(node)
@@ -112,8 +120,8 @@ def _input(reader: Reader, entry: Entry) -> Input | None:
     conditions = tuple(each for each in read if each) + read_conditions(reader, keys.get("unless"), unless=True)
     if not entries or (keys.keys() == {key for key, _, _ in entries} and "unless" not in keys):
         reader.problem(line, f"input {quoted(name)} has no conditions: every series would fit")
-    if all(each.keyword != _IMAGE_TYPE for each in conditions):
-        conditions += (Condition(_IMAGE_TYPE, _UNASKED, True, line),)
+    if not any(_asks(each) for each in conditions):
+        conditions += (Condition("ImageType", _UNASKED, True, line),)
     return Input(
         name=name,
         line=line,

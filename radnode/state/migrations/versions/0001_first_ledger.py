@@ -114,6 +114,7 @@ def upgrade() -> None:
         sa.Column("called_aet", sa.Text(), nullable=False),
         sa.Column("instances", sa.Integer(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
+        sa.Column("kept", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_series_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("study_id", "series_instance_uid", name=op.f("uq_series_study_id_series_instance_uid")),
