@@ -72,7 +72,8 @@ class Judge:
             size = self._write(self.settings.spool / path, sop, study, uid, number, attributes, titles)
             arrivals.append(
                 Arrival(path, sop, CTImageStorage, uid, study, ExplicitVRLittleEndian, size,
-                        self._began + next(self._numbers), self.ledger.now(), peer="10.1.2.3", association="a1", **titles)
+                        self._began + next(self._numbers), self.ledger.now(), peer="10.1.2.3", association="a1",
+                        **titles)
             )  # fmt: skip
         with self.ledger.begin() as tx:
             intake.record(tx, arrivals, [])

@@ -34,7 +34,8 @@ class Input:
     """A series an app receives under a name of its own.
 
     Attributes:
-        conditions: all must hold; unless they speak of kinds of image (see `_asks`), derived and localizer series are excluded.
+        conditions: all must hold; unless one of them asks for kinds of image, derived and localizer series are
+            excluded.
         optional: the app also runs without it.
     """
 
