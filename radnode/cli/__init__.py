@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from radnode import settings as settings_module
-from radnode.domain.errors import NewerLedgerError, RadnodeError, RoutingError, SettingsError
-from radnode.run import EXIT_CONFIG
-from radnode.settings import Settings
-from radnode.state import crash
-
-app = typer.Typer(
-    help="Receives studies from a PACS, runs algorithms on them by routing.yaml, and stores the results back.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+from radnode.cli import node  # noqa: F401 - its commands come first
+from radnode.cli.common import (
+    ACT,
+    APPS,
+    LOOK,
+    TOOLS,
+    AsJson,
+    DryRun,
+    Ids,
+    Limit,
+    OfApp,
+    OfDestination,
+    OfRule,
+    OfState,
+    Since,
+    app,
+    complain,
+    err,
+    out,
 )
-
-_WIDE = 200
-
-out = Console(width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Since = Annotated[str, typer.Option(help="Only what is younger: 30m, 12h, 7d.")]
-OfApp = Annotated[str, typer.Option("--app", help="Only jobs of this app.")]
-OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
-OfState = Annotated[str, typer.Option("--state", help="Only in this state.")]
-OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
-Limit = Annotated[int, typer.Option(help="How many at the most.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
-
-NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
+from radnode.cli.common import load_settings as _settings
+from radnode.cli.common import print_json as _print_json
+from radnode.domain.errors import RadnodeError
 
 
 def main() -> None:
@@ -48,100 +38,7 @@ def main() -> None:
     try:
         app()
     except RadnodeError as error:
-        _complain(error, 1)
-
-
-def _complain(error: RadnodeError, code: int) -> NoReturn:
-    err.print("error:", style="bold red", end=" ")
-    err.print(str(error), markup=False, highlight=False)
-    sys.exit(code)
-
-
-def _serve(start: Callable[[], int]) -> NoReturn:
-    """Runs a long-lived part. Exit code 78 tells its supervisor that a person has to change something first."""
-    try:
-        code = start()
-    except (SettingsError, RoutingError, NewerLedgerError) as error:
-        _complain(error, EXIT_CONFIG)
-    sys.exit(code)
-
-
-def _settings() -> Settings:
-    settings = settings_module.load()
-    crash.arm(settings.crash_at)
-    return settings
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-# ---- the node ------------------------------------------------------------------------------------------------------
-
-
-@app.command(rich_help_panel=NODE)
-def up(
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Push a phantom head CT through the node, show what happens, and end.")
-    ] = False,
-) -> None:
-    """The whole node: receivers, core, workers, and an embedded Valkey unless REDIS_URL is set. Ctrl-C ends it."""
-    from radnode.run import up as run_up
-
-    _serve(lambda: run_up.demo(_settings(), out) if demo else run_up.up(_settings()))
-
-
-@app.command(rich_help_panel=NODE)
-def receive() -> None:
-    """Only the receivers (for a cluster; needs REDIS_URL)."""
-    from radnode.run import up as run_up
-
-    _serve(lambda: run_up.receive(_part_settings()))
-
-
-@app.command(rich_help_panel=NODE)
-def core() -> None:
-    """Only core: completes studies, makes jobs, serves /metrics (for a cluster; needs REDIS_URL). There is one core."""
-    from radnode.run import up as run_up
-
-    _serve(lambda: run_up.core(_part_settings()))
-
-
-@app.command(rich_help_panel=NODE)
-def work(
-    queues: Annotated[str, typer.Option(help="Which tickets to take: any of cpu, gpu, deliver.")] = "cpu,gpu,deliver",
-) -> None:
-    """Only a worker: runs apps and sends results (for a cluster; needs REDIS_URL). Start as many as you like."""
-    from radnode.run import up as run_up
-
-    _serve(lambda: run_up.work(_part_settings(), [each.strip() for each in queues.split(",") if each.strip()]))
-
-
-def _part_settings() -> Settings:
-    settings = _settings()
-    if not settings.redis_url:
-        raise SettingsError(
-            "REDIS_URL is not set", remedy="a part started alone needs it; `radnode up` starts everything"
-        )
-    return settings
-
-
-@app.command(rich_help_panel=NODE)
-def check(
-    echo: Annotated[bool, typer.Option("--echo", help="Also ask each destination with a C-ECHO.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Looks for mistakes in the settings, routing.yaml, the apps and the destinations. Exit code 1 if there is any."""
-    from radnode.run import apps, explain
-
-    settings = _settings()
-    findings = explain.check(settings, apps.find(settings.apps), with_echo=echo)
-    if as_json:
-        _print_json([vars(each) for each in findings])
-    else:
-        out.print(explain.render_findings(findings))
-    if any(each.state == "problem" for each in findings):
-        raise typer.Exit(1)
+        complain(error, 1)
 
 
 # ---- look ----------------------------------------------------------------------------------------------------------
@@ -425,7 +322,3 @@ def phantom(
     from radnode.run import tools
 
     out.print(tools.phantom(folder, slices, size), markup=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m radnode.cli`."""
+
+from radnode.cli import main
+
+main()

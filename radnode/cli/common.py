@@ -1,0 +1,56 @@
+"""What the commands share: the application, its terminals, options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from radnode import settings as settings_module
+from radnode.domain.errors import RadnodeError
+from radnode.settings import Settings
+from radnode.state import crash
+
+app = typer.Typer(
+    help="Receives studies from a PACS, runs algorithms on them by routing.yaml, and stores the results back.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+_WIDE = 200
+
+out = Console(width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Since = Annotated[str, typer.Option(help="Only what is younger: 30m, 12h, 7d.")]
+OfApp = Annotated[str, typer.Option("--app", help="Only jobs of this app.")]
+OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
+OfState = Annotated[str, typer.Option("--state", help="Only in this state.")]
+OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
+Limit = Annotated[int, typer.Option(help="How many at the most.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
+
+NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
+
+
+def complain(error: RadnodeError, code: int) -> NoReturn:
+    err.print("error:", style="bold red", end=" ")
+    err.print(str(error), markup=False, highlight=False)
+    sys.exit(code)
+
+
+def load_settings() -> Settings:
+    settings = settings_module.load()
+    crash.arm(settings.crash_at)
+    return settings
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
