@@ -12,11 +12,11 @@ from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
 from radnode.run.look import ledger_of
 from radnode.settings import Settings
-from radnode.state import deliveries, intake, jobs, pauses, views
+from radnode.state import deliveries, generations, intake, jobs, pauses, views
 from radnode.state.ledger import Transaction
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_RETRYABLE_JOBS = ("failed", "cancelled", "held")
+_RETRYABLE_JOBS = ("failed", "cancelled")
 _RETRYABLE_DELIVERIES = ("parked", "expired", "waiting")
 
 
@@ -54,7 +54,10 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     chosen.checked()
 
     def act(tx: Transaction) -> list[str]:
-        done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, jobs.retry, dry_run)
+        done = []
+        if not chosen.destination:
+            done = _jobs(tx, chosen, _RETRYABLE_JOBS, jobs.retry, dry_run)
+            done += _jobs(tx, chosen, ("held",), generations.release, dry_run)
         return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
 
     return _acting(settings, act)

@@ -91,7 +91,7 @@ class Filed:
         """The series as if only these SOP instances had come."""
         copies = {uid: each for uid, each in self.copies.items() if uid in uids}
         instances = tuple(each for each in self.series if each.SOPInstanceUID in uids)
-        return Filed(self.row, copies, Series(instances))
+        return Filed(self.row, copies, Series(instances), self.asked)
 
     @property
     def context(self) -> dict[str, str]:
