@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from radnode import Code, Finding, Measurement, MeasurementReport, SecondaryCapt
 from radnode.dicom.encode import encode
 from radnode.dicom.encode.check import check, dciodvfy
 from radnode.dicom.encode.common import IDENTITY
+from radnode.dicom.encode.own import own_problems
 from radnode.dicom.scu import read_outgoing, send
 from radnode.dicom.volume import read_series
 from radnode.domain.errors import ResultError
@@ -292,6 +294,34 @@ def test_an_invalid_object_is_refused_with_the_reason(tmp_path: Path) -> None:
     ds.save_as(path)
     (problem,) = check(path, series.first.path)
     assert "ConversionType" in problem
+
+
+def test_what_dciodvfy_does_not_see_is_refused_too(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in")
+    segmentation, capture, *_, report = written(tmp_path / "out", every_kind(series), series)
+
+    def problems(path: Path, change: Callable[[pydicom.Dataset], None]) -> list[str]:
+        ds = pydicom.dcmread(path)
+        change(ds)
+        return own_problems(ds, series.first.dataset())
+
+    def of_the_source(ds: pydicom.Dataset) -> None:
+        ds.SeriesInstanceUID = series.SeriesInstanceUID
+
+    def too_short(ds: pydicom.Dataset) -> None:
+        ds.PixelData = ds.PixelData[:-2]
+
+    def a_frame_more(ds: pydicom.Dataset) -> None:
+        ds.PerFrameFunctionalGroupsSequence.append(ds.PerFrameFunctionalGroupsSequence[0])
+
+    def no_evidence(ds: pydicom.Dataset) -> None:
+        del ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+
+    assert [problems(path, lambda ds: None) for path in (segmentation, capture, report)] == [[]] * 3
+    assert problems(capture, of_the_source) == ["SeriesInstanceUID is the source's own"]
+    assert problems(capture, too_short) == ["PixelData has 3070 bytes, not 3072"]
+    assert "functional groups for" in problems(segmentation, a_frame_more)[0]
+    assert "not among the evidence" in problems(report, no_evidence)[0]
 
 
 def test_volumes_of_masks_are_measured_on_the_series_they_belong_to(tmp_path: Path) -> None:

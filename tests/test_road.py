@@ -71,6 +71,19 @@ class Fragile(radnode.App):
             raise RuntimeError("model.bin is not there")
         yield radnode.SecondaryCapture(Image.new("RGB", (8, 8)), description=f"{len(series)} images")
 """
+INVALID = """\
+import pydicom
+import radnode
+
+class Invalid(radnode.App):
+    name, version = "invalid", "1"
+
+    def process(self, series, options):
+        yield radnode.MeasurementReport([radnode.Measurement("Number", 1)])
+        ds = pydicom.Dataset()
+        ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.7", "OT"  # a capture without a picture
+        yield ds
+"""
 FORWARD = "rules: [{name: everything, send_to: [a]}]\n"
 pytestmark = pytest.mark.timeout(400)  # several starts of a node; on a busy machine each takes its time
 
@@ -80,7 +93,7 @@ _seeds = count(1000)
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("road")
-    apps = apps_folder(folder / "apps", slow=SLOW, greedy=GREEDY, fragile=FRAGILE)
+    apps = apps_folder(folder / "apps", slow=SLOW, greedy=GREEDY, fragile=FRAGILE, invalid=INVALID)
     with Node(folder / "node", "rules: []\n", apps=apps) as running:
         yield running
         print(running.output()[-20_000:])
@@ -277,6 +290,21 @@ def test_an_app_that_fails_sends_nothing_and_is_shown_with_its_reason(
     shown = node.cli("job", job["id"])
     assert f"radnode retry {job['id'][:12]}" in shown
     assert node.get("/readyz")[0] == 200
+
+
+def test_a_result_that_is_invalid_is_quarantined_and_nothing_of_its_job_is_sent(
+    node: Node, sink: SinkPacs, tmp_path: Path, seed: int
+) -> None:
+    apply(node, destinations(a=sink) + QUICK + "rules: [{name: invalid, app: invalid, send_to: [a]}]\n")
+    uid = push(node, small_ct(tmp_path / "study", seed))
+    job = job_in(node, uid, "failed")
+    assert "1 of 2 results must not be sent, so none is: raw-0001.dcm:" in job["error"]
+    (event,) = events(study(node, uid), "failed")
+    assert "ConversionType" in str(event)
+    assert sink.uids == []
+    (kept,) = (node.home / "spool" / "quarantine").glob("result-*.dcm")
+    assert dcmread(kept).StudyInstanceUID == uid
+    assert "ConversionType" in kept.with_suffix(".txt").read_text()
 
 
 def test_a_failed_job_keeps_its_log_and_a_retry_runs_it_from_the_originals(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from radnode import models
-from radnode.dicom.encode import Encoded, encode
+from radnode.dicom.encode import Encoded, encode, load_all
 from radnode.dicom.encode.check import check
 from radnode.dicom.encode.reissue import corrected, reissue, shows_identity
 from radnode.dicom.volume import read_series
@@ -21,8 +21,10 @@ from radnode.domain.errors import Declined, NotDicomError, ResultError
 from radnode.domain.jobs import Assignment
 from radnode.domain.results import File, Result
 from radnode.domain.study import Series, Study
+from radnode.run.runner import REFUSED
 
 MANIFEST = "manifest.json"
+_MOST_TOLD = 5
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -76,8 +78,7 @@ def warm_up() -> None:
     import PIL.Image  # noqa: F401, PLC0415
     import SimpleITK  # noqa: F401, PLC0415
 
-    import radnode.dicom.encode.sc  # noqa: PLC0415
-    import radnode.dicom.encode.sr  # noqa: F401, PLC0415
+    load_all()
 
 
 def read_input(assignment: Assignment) -> Series | Study:
@@ -141,13 +142,27 @@ def _write(encoded: Encoded, out_dir: Path, before: list[dict[str, Any]]) -> dic
 
 
 def _check(objects: list[dict[str, Any]], out_dir: Path, source: Series | Study) -> None:
-    for each in objects:
-        problems = check(out_dir / each["file"], source.first.path)
+    """All objects, or none: what is left of results that refer to each other would be another result.
+
+    Those at fault are moved into `refused/`, each with its reason beside it.
+    """
+    refused: dict[str, str] = {}
+    for name in (each["file"] for each in objects):
+        problems = check(out_dir / name, source.first.path)
         if problems:
-            raise ResultError(
-                f"result {each['file']} must not be sent: {'; '.join(problems)}",
-                remedy="report this: what radnode encodes has to be valid",
-            )
+            refused[name] = "; ".join(problems)
+    if not refused:
+        return
+    place = out_dir / REFUSED
+    place.mkdir(exist_ok=True)
+    for name, reason in refused.items():
+        (out_dir / name).rename(place / name)
+        (place / name).with_suffix(".txt").write_text(reason, encoding="utf-8")
+    told = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:_MOST_TOLD])
+    raise ResultError(
+        f"{len(refused)} of {len(objects)} results must not be sent, so none is: {told}",
+        remedy="a pydicom Dataset of the app's? mend it there; anything else radnode has encoded wrongly: report it",
+    )
 
 
 class _Clock:

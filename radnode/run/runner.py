@@ -40,6 +40,7 @@ _NURSERY_SECONDS = 5.0
 _APP_ERROR = 1
 _LONGEST_ERROR = 4000
 LOG, JOB, OUT, ERROR, MODELS = "job.log", "job.json", "out", "error.txt", "models.json"
+REFUSED = "refused"  # in OUT: results that failed their check, with reasons
 
 
 @dataclass(frozen=True)

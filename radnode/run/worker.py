@@ -27,7 +27,7 @@ from radnode.run.commitment import Reporter
 from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
 from radnode.run.lifeline import StopSignal
-from radnode.run.runner import LOG, MODELS, OUT, Ending, Runner, write_assignment
+from radnode.run.runner import LOG, MODELS, OUT, REFUSED, Ending, Runner, write_assignment
 from radnode.settings import Settings
 from radnode.state import claims, jobs
 from radnode.state.crash import point
@@ -162,6 +162,7 @@ class Worker:
             self._fail(job, str(error), logger)
         finally:
             self._keep_log(job, work)
+            self._quarantine(job, work / OUT / REFUSED)
             shutil.rmtree(work, ignore_errors=True)
 
     def _in_child(self, job: Record, inputs: dict[str, list[str]], work: Path) -> Ending:
@@ -264,6 +265,13 @@ class Worker:
             "job failed",
             remedy=f"`radnode job {job.id[:12]}` shows its log; `radnode retry {job.id[:12]}` runs it again",
         )
+
+    def _quarantine(self, job: Record, refused: Path) -> None:
+        """Results that failed their check, for whoever has to find out why."""
+        for path in refused.glob("*.dcm"):
+            reason = path.with_suffix(".txt").read_text(encoding="utf-8")
+            named = path.rename(refused / f"result-{job.id[:12]}-{job.attempt}-{path.name}")
+            self.spool.set_aside(named, f"result of job {job.id}: {reason}")
 
     def _keep_log(self, job: Record, work: Path) -> None:
         if (work / LOG).exists():

@@ -69,6 +69,12 @@ def _encoded(result: Result, context: Context) -> Iterator[Encoded]:
         yield encoded
 
 
+def load_all() -> None:
+    """Imports the modules of all kinds."""
+    for module in _KINDS.values():
+        import_module(f"{__name__}.{module}")
+
+
 def _module(result: Result, assignment: Assignment) -> str:
     for kind, module in _KINDS.items():
         if isinstance(result, kind):

@@ -1,4 +1,4 @@
-"""The last look at an object before it may be sent: is it valid, and is it this patient's?"""
+"""The last look at an object before it may be sent: is it whole and valid, and is it this patient's?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from radnode.dicom.encode.common import IDENTITY
+from radnode.dicom.encode.own import own_problems
+
+_LONG = 64 * 1024
+"""Bytes; longer values stay on the disk."""
 
 
 def check(path: Path, source: Path) -> list[str]:
@@ -17,8 +21,8 @@ def check(path: Path, source: Path) -> list[str]:
     Errors that dciodvfy finds in the source's own patient and study are not the result's: a corrected copy would no
     longer belong to the same study.
     """
-    result = dcmread(path, stop_before_pixels=True)
-    problems = identity_problems(result, dcmread(source, stop_before_pixels=True))
+    result, header = dcmread(path, defer_size=_LONG), dcmread(source, stop_before_pixels=True)
+    problems = identity_problems(result, header) + own_problems(result, header)
     errors = dciodvfy(path)
     if errors:
         inherited = {_attribute_and_fault(each) for each in dciodvfy(source)}
