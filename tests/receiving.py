@@ -19,6 +19,7 @@ from pydicom.data import get_testdata_file
 from pydicom.filewriter import write_dataset
 from pydicom.uid import generate_uid
 
+from radnode.dicom.acceptor import Promises
 from radnode.dicom.negotiation import Policy
 from radnode.run.receiver import Flusher, NoMetrics, Receiver, accept, drain
 from radnode.state.arrivals import Arrival, AssociationEnd
@@ -69,7 +70,7 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, **policy: object) -> Iterator[Running]:
+def running(home: Path, promises: Promises | None = None, **policy: object) -> Iterator[Running]:
     """A receiver with threads in this process; leaves nothing behind."""
     spool = Spool(home / "spool")
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -78,7 +79,7 @@ def running(home: Path, **policy: object) -> Iterator[Running]:
     def policy_of(watermark: Watermark) -> Policy:
         return replace(given, free_space_ok=lambda: watermark.ok, **policy)
 
-    receiver = Receiver(spool, policy_of, NoMetrics())
+    receiver = Receiver(spool, policy_of, NoMetrics(), promises=promises)
     node = Running(receiver, spool, listener.getsockname()[1], Barrier(home / "run"))
     presence = Presence(home / "run", f"receiver-0-{spool.incarnation}")
     flusher = Flusher(receiver, node.record, presence, node.barrier)

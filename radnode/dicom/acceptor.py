@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from radnode.dicom import negotiation, services
-from radnode.dicom.commitment import MAX_REQUEST, Reference, Report, read_request
+from radnode.dicom.commitment import MAX_REQUEST, Reference, Report, read_report, read_request
 from radnode.dicom.headers import FileMeta, Head, examine
 from radnode.dicom.negotiation import (
     EXPLICIT_LE,
@@ -93,6 +93,8 @@ class Promises(Protocol):
 
     def reported(self, association: Association, report: Report) -> None:
         """The peer has taken it."""
+    def take(self, report: Report) -> Outcome:
+        """A peer reports on what we asked it for; success once that is kept."""
 
 
 class Node(Protocol):
@@ -223,6 +225,8 @@ class _Session:
                 outcome = Outcome(services.SUCCESS)
             case services.N_ACTION_RQ:
                 return self._commit(command, context)
+            case services.N_EVENT_REPORT_RQ:
+                return self._take_report(command, context)
             case _:
                 outcome = Outcome(services.UNRECOGNIZED_OPERATION)
         if command.has_data_set:
@@ -268,17 +272,11 @@ class _Session:
 
     def _commit(self, command: Command, context: Context) -> Outcome:
         """Storage Commitment is asked for (PS3.4 J.3.2)."""
-        outcome = services.check_action(command, context)
-        body = bytearray()
-        for piece in self._data_set(context) if command.has_data_set else ():
-            if len(body) + len(piece) > MAX_REQUEST:
-                outcome = outcome or Outcome(services.RESOURCE_LIMITATION, "too many instances in one transaction")
-            if not outcome:
-                body += piece
+        outcome, body = self._about_commitment(services.check_action(command, context), command, context)
         if outcome:
             return outcome
         try:
-            request = read_request(bytes(body), explicit=context.transfer_syntax == EXPLICIT_LE)
+            request = read_request(body, explicit=context.transfer_syntax == EXPLICIT_LE)
         except NotDicomError as fault:
             return Outcome(services.INVALID_ARGUMENT, fault.message)
         assert self._node.promises is not None  # or the presentation context would not have been accepted
@@ -286,6 +284,30 @@ class _Session:
         if outcome.status == services.SUCCESS:
             self._promises.append(context.id)
         return outcome
+
+    def _take_report(self, command: Command, context: Context) -> Outcome:
+        """What we asked a peer for, it answers on an association of its own (PS3.4 J.3.3)."""
+        outcome, body = self._about_commitment(services.check_report(command, context), command, context)
+        if outcome:
+            return outcome
+        try:
+            report = read_report(body, explicit=context.transfer_syntax == EXPLICIT_LE)
+        except NotDicomError as fault:
+            return Outcome(services.INVALID_ARGUMENT, fault.message)
+        assert self._node.promises is not None  # or the presentation context would not have been accepted
+        return self._node.promises.take(report)
+
+    def _about_commitment(
+        self, refusal: Outcome | None, command: Command, context: Context
+    ) -> tuple[Outcome | None, bytes]:
+        """The data set of a request, or why it is refused."""
+        body = bytearray()
+        for piece in self._data_set(context) if command.has_data_set else ():
+            if len(body) + len(piece) > MAX_REQUEST:
+                refusal = refusal or Outcome(services.RESOURCE_LIMITATION, "too many instances in one transaction")
+            if not refusal:
+                body += piece
+        return refusal, bytes(body)
 
     def _report_in_a_pause(self) -> None:
         """Sends a report that is ready, but only to a peer that waits: others hear of it when they have gone."""

@@ -25,6 +25,7 @@ MAX_REQUEST: Final = 4 << 20
 """Bytes of an N-ACTION's data set: some 25 000 instances."""
 
 _TRANSACTION, _SEQUENCE, _CLASS, _INSTANCE = 0x00081195, 0x00081199, 0x00081150, 0x00081155
+_FAILED, _FAILURE_REASON = 0x00081198, 0x00081197
 _ITEM, _ITEM_END = 0xFFFEE000, 0xFFFEE00D
 _UNDEFINED = 0xFFFFFFFF
 _SHORT_LENGTH = Struct("<H")
@@ -75,25 +76,48 @@ def read_request(data: bytes, explicit: bool) -> tuple[str, list[Reference]]:
 
     Raises NotDicomError where it is broken, or lacks one of them.
     """
+    transaction, (items,) = _read(data, explicit, _SEQUENCE)
+    if not items:
+        raise NotDicomError("no Referenced SOP Sequence")
+    return transaction, [_referred(each) for each in items]
+
+
+def read_report(data: bytes, explicit: bool) -> Report:
+    """An N-EVENT-REPORT's data set (PS3.4 table J.3-2). Raises NotDicomError where it is broken."""
+    transaction, (committed, failed) = _read(data, explicit, _SEQUENCE, _FAILED)
+    return Report(
+        transaction,
+        committed=tuple(_referred(each) for each in committed),
+        failed=tuple((*_referred(each), _reason(each)) for each in failed),
+    )
+
+
+def _read(data: bytes, explicit: bool, *sequences: int) -> tuple[str, list[list[dict[int, bytes]]]]:
+    """The Transaction UID, and the items of each sequence."""
     encoding = EXPLICIT_LE if explicit else IMPLICIT_LE
-    walk = Places(_Bytes(data), encoding, (_TRANSACTION, _SEQUENCE))
+    walk = Places(_Bytes(data), encoding, (_TRANSACTION, *sequences))
     walk.run()
     start, end = walk.places.get(_TRANSACTION, (0, 0))
     transaction = data[start:end].rstrip(b"\0 ")
     if not is_uid(transaction):
         raise NotDicomError("no Transaction UID")
-    references = []
     try:
-        for item in _items(data, *walk.places.get(_SEQUENCE, (0, 0)), encoding):
-            sop_class, sop_instance = (item.get(tag, b"").rstrip(b"\0 ") for tag in (_CLASS, _INSTANCE))
-            if not is_uid(sop_class) or not is_uid(sop_instance):
-                raise NotDicomError("a reference without UIDs")
-            references.append((sop_class.decode(), sop_instance.decode()))
+        items = [list(_items(data, *walk.places.get(each, (0, 0)), encoding)) for each in sequences]
     except StructError:
-        raise NotDicomError("Referenced SOP Sequence is broken") from None
-    if not references:
-        raise NotDicomError("no Referenced SOP Sequence")
-    return transaction.decode(), references
+        raise NotDicomError("a sequence of references is broken") from None
+    return transaction.decode(), items
+
+
+def _referred(item: dict[int, bytes]) -> Reference:
+    sop_class, sop_instance = (item.get(tag, b"").rstrip(b"\0 ") for tag in (_CLASS, _INSTANCE))
+    if not is_uid(sop_class) or not is_uid(sop_instance):
+        raise NotDicomError("a reference without UIDs")
+    return sop_class.decode(), sop_instance.decode()
+
+
+def _reason(item: dict[int, bytes]) -> int:
+    value = item.get(_FAILURE_REASON, b"")
+    return int(_SHORT_LENGTH.unpack(value)[0]) if len(value) == _SHORT_LENGTH.size else PROCESSING_FAILURE
 
 
 class _Bytes:

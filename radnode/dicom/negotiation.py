@@ -255,9 +255,10 @@ def accept(request: Request, accepted: dict[int, Context], refused: dict[int, in
     if request.asynchronous:
         user.append(_item(0x53, _U16.pack(1) * 2))
     classes = {context.abstract_syntax for context in accepted.values()}
-    for uid, (scu, _) in request.roles.items():
-        if uid in classes:  # the peer may send; that it receives as well is not for this port
-            user.append(_item(0x54, _U16.pack(len(uid)) + uid.encode() + bytes((scu and 1, 0))))
+    for uid, (scu, scp) in request.roles.items():
+        if uid in classes:  # the peer may send; but for reports of Storage Commitment it is not asked for anything here
+            reports = int(bool(scp) and uid == STORAGE_COMMITMENT)
+            user.append(_item(0x54, _U16.pack(len(uid)) + uid.encode() + bytes((scu and 1, reports))))
     user.append(_item(0x55, IMPLEMENTATION_VERSION_NAME.encode()))
     if request.identity_response:
         user.append(_item(0x59, _U16.pack(0)))

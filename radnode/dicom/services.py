@@ -143,6 +143,17 @@ def check_store(command: Command, context: Context) -> Outcome | None:
     return None
 
 
+def check_report(command: Command, context: Context) -> Outcome | None:
+    """What is wrong with an N-EVENT-REPORT-RQ before its data set has been looked at; None if nothing is."""
+    if command.message_id is None:
+        return Outcome(MISTYPED, "no Message ID", _MESSAGE_ID)
+    if context.abstract_syntax != STORAGE_COMMITMENT or command.sop_class != STORAGE_COMMITMENT.encode():
+        return Outcome(NO_SUCH_CLASS, "only Storage Commitment has reports", _AFFECTED_CLASS)
+    if not command.has_data_set:
+        return Outcome(INVALID_ARGUMENT, "N-EVENT-REPORT without a data set", _DATA_SET_TYPE)
+    return None
+
+
 def check_action(command: Command, context: Context) -> Outcome | None:
     """What is wrong with an N-ACTION-RQ before its data set has been looked at (PS3.4 J.3.2); None if nothing is."""
     if command.message_id is None:

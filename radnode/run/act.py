@@ -17,7 +17,7 @@ from radnode.state.ledger import Transaction
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _RETRYABLE_JOBS = ("failed", "cancelled")
-_RETRYABLE_DELIVERIES = ("parked", "expired", "waiting")
+_RETRYABLE_DELIVERIES = ("parked", "held", "expired", "waiting")
 
 
 @dataclass(frozen=True)

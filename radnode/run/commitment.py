@@ -25,7 +25,7 @@ from radnode.domain.errors import NotDicomError, PeerError
 from radnode.domain.routing import Destination
 from radnode.run.broker import Tickets
 from radnode.settings import Settings
-from radnode.state import commitments, intake
+from radnode.state import commitments, intake, receipts
 from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record, Unavailable
 from radnode.state.presence import Barrier, present
@@ -64,6 +64,14 @@ def _is_whole(path: Path, row: Record) -> bool:
     except (NotDicomError, OSError):
         return False
     return (found.sop_class_uid, found.sop_instance_uid, size) == (row.sop_class_uid, row.sop_instance_uid, row.size)
+
+
+def take_report(ledger: Ledger, report: Report) -> bool:
+    """Keeps what a destination says it commits to, for the delivery that waits for it; False where none does."""
+    committed = [uid for _, uid in report.committed]
+    failed = {uid: reason for _, uid, reason in report.failed}
+    with ledger.begin("report taken") as tx:
+        return receipts.reported(tx, report.transaction_uid, committed, failed)
 
 
 class Promises:
@@ -108,6 +116,15 @@ class Promises:
             row = self._oldest(association)
             if row is not None and row.transaction_uid == report.transaction_uid:
                 _settle(self._ledger, row, report)
+
+    def take(self, report: Report) -> Outcome:
+        """What a destination says of what it was asked to commit to, for the delivery that waits for it."""
+        try:
+            known = take_report(self._ledger, report)
+        except Unavailable as error:
+            log().error("report cannot be recorded", error=str(error.orig))
+            return Outcome(PROCESSING_FAILURE, "cannot be recorded for the moment")
+        return STORED if known else Outcome(NO_SUCH_INSTANCE, "no transaction of ours")
 
     def _oldest(self, association: Association) -> Record | None:
         with self._ledger.read() as tx:

@@ -14,7 +14,9 @@ from radnode.domain.errors import PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.domain.routing import Destination
 from radnode.run.hands import Hands
+from radnode.run.identity import Identities
 from radnode.run.outlets import Consignment, Outlets
+from radnode.run.receipts import Receipt, Receipts
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
 from radnode.state.crash import point
@@ -34,6 +36,11 @@ class _Attempt:
     transient: bool = False
     peer_down: bool = False
     interrupted: bool = False
+    stale: str = ""
+    receipt: Receipt | None = None
+
+    def failed(self, error: PeerError) -> None:
+        self.fault, self.transient, self.peer_down = str(error), not error.permanent, True
 
     def take(self, uid: str, status: int | None, comment: str) -> None:
         outcome = judge(status)
@@ -57,6 +64,8 @@ class Deliverer:
         self.hands = hands
         self.stopping = stopping
         self.outlets = Outlets(settings)
+        self.identities = Identities(settings)
+        self.receipts = Receipts(settings, ledger)
         self.log = log()
 
     def drain(self) -> None:
@@ -87,7 +96,9 @@ class Deliverer:
         pending = self._wanted(delivery, place)
         with metrics.delivery_seconds.labels(delivery.destination).time():
             attempt = self._send(delivery, place, self._consignment(job, study, pending))
-        self._settle(delivery, job, attempt, len(pending), logger)
+            if attempt.stored == len(pending):
+                self._ask_for_receipt(delivery, place, attempt)
+        self._settle(delivery, job, attempt, logger)
 
     def _wanted(self, delivery: Record, place: Destination) -> list[Record]:
         """What is still to be sent. What this destination is not to have is left out once and for all."""
@@ -123,9 +134,12 @@ class Deliverer:
     def _send(self, delivery: Record, place: Destination, consignment: Consignment) -> _Attempt:
         """Sends what is pending; whatever happens, the answers that came are in the ledger afterwards."""
         attempt = _Attempt()
+        if not consignment.files:
+            return attempt
         try:
+            attempt.stale = self.identities.stale(place, consignment.files[0].path)
             with self.outlets.to(place) as outlet:
-                for uid, status, comment in outlet.send(consignment) if consignment.files else ():
+                for uid, status, comment in () if attempt.stale else outlet.send(consignment):
                     attempt.take(uid, status, comment)
                     point("sent one")
                     if len(attempt.answers) >= _RECORD_EVERY:
@@ -135,12 +149,20 @@ class Deliverer:
                         attempt.interrupted = True
                         break
         except PeerError as error:
-            attempt.fault, attempt.transient, attempt.peer_down = str(error), not error.permanent, True
+            attempt.failed(error)
         except RadnodeError as error:  # a file that cannot be read
             attempt.fault, attempt.transient = str(error), False
         finally:
             self._record(delivery, attempt)
         return attempt
+
+    def _ask_for_receipt(self, delivery: Record, place: Destination, attempt: _Attempt) -> None:
+        try:
+            attempt.receipt = self.receipts.of(delivery, place)
+        except PeerError as error:
+            attempt.failed(error)
+        except RadnodeError as error:  # a file that cannot be read
+            attempt.fault = str(error)
 
     def _gives_way(self, delivery: Record) -> bool:
         """Whether something more urgent waits for the same destination: thousands of instances do not hold it up."""
@@ -153,16 +175,20 @@ class Deliverer:
         metrics.instances_sent.labels(delivery.destination).inc(sum(stored for *_, stored in attempt.answers))
         attempt.answers.clear()
 
-    def _settle(self, delivery: Record, job: Record, attempt: _Attempt, wanted: int, logger: Any) -> None:
-        if attempt.stored == wanted:
+    def _settle(self, delivery: Record, job: Record, attempt: _Attempt, logger: Any) -> None:
+        if attempt.receipt is Receipt.AWAITED:
+            logger.info("stored, its receipt is awaited")
+        elif attempt.receipt is Receipt.GIVEN:
             with self.ledger.begin("delivered") as tx:
-                done = deliveries.delivered(tx, delivery, attempt.stored)
+                done = deliveries.delivered(tx, delivery)
             if done:
                 metrics.delivery_attempts.labels(delivery.destination, "delivered").inc()
                 metrics.last_image_to_delivered.labels(job.app or "forward").observe(
                     max(time.time() - job.last_image_at, 0)
                 )
                 logger.info("delivered", instances=attempt.stored)
+        elif attempt.stale:
+            self._hold(delivery, attempt.stale, logger)
         elif attempt.interrupted:
             with self.ledger.begin("interrupt delivery") as tx:
                 deliveries.give_back(tx, delivery)
@@ -177,6 +203,14 @@ class Deliverer:
             deliveries.postpone(tx, delivery, attempt.fault, now, peer_down=attempt.peer_down)
         metrics.delivery_attempts.labels(delivery.destination, "retried").inc()
         logger.warning("delivery postponed", error=attempt.fault, failures=delivery.failures + 1)
+
+    def _hold(self, delivery: Record, reason: str, logger: Any) -> None:
+        """A result under a stale name is worse than none."""
+        remedy = f"correct it there, or push the corrected study; `radnode retry {delivery.job_id[:12]}` looks again"
+        with self.ledger.begin("hold delivery") as tx:
+            deliveries.hold(tx, delivery, f"{reason} -> {remedy}")
+        metrics.delivery_attempts.labels(delivery.destination, "held").inc()
+        logger.error("delivery held", reason=reason, remedy=remedy)
 
     def _park(self, delivery: Record, error: str, logger: Any) -> None:
         with self.ledger.begin("park delivery") as tx:

@@ -13,10 +13,16 @@ from radnode.state import schema
 from radnode.state.ledger import insert_new, note, take_turns
 
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
-PARKED, EXPIRED = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value
+PARKED, EXPIRED, HELD = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value, DeliveryState.HELD.value
 CANCELLED = DeliveryState.CANCELLED.value
 _delivery, _place = schema.delivery.c, schema.destination.c
-_UNSENT = case((_delivery.withdrawn, CANCELLED), else_=WAITING)
+
+
+def _unless_withdrawn(state: str) -> Any:
+    return case((_delivery.withdrawn, CANCELLED), else_=state)
+
+
+_UNSENT = _unless_withdrawn(WAITING)
 """What becomes of a delivery that was in hand and did not end: waiting, unless nobody wants it any more."""
 
 
@@ -71,24 +77,30 @@ def leave_out(tx: Connection, delivery: Row[Any], reasons: Mapping[str, str]) ->
     mine = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.sop_instance_uid.in_(reasons))
     tx.execute(update(schema.sent).where(mine, ~schema.sent.c.stored).values(left_out=True))
     for why in sorted(set(reasons.values())):
-        _noted(tx, delivery, "left out", instances=list(reasons.values()).count(why), reason=why)
+        noted(tx, delivery, "left out", instances=list(reasons.values()).count(why), reason=why)
 
 
-def delivered(tx: Connection, delivery: Row[Any], instances: int) -> bool:
+def delivered(tx: Connection, delivery: Row[Any]) -> bool:
     if not _end(tx, delivery, DELIVERED, ""):
         return False
+    there = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.stored)
+    instances = tx.execute(select(func.count()).select_from(schema.sent).where(there)).scalar_one()
     _rest(tx, delivery.destination, 0, 0.0)
-    return _noted(tx, delivery, "delivered", instances=instances)
+    return noted(tx, delivery, "delivered", instances=instances)
 
 
 def park(tx: Connection, delivery: Row[Any], error: str) -> bool:
     """Trying again cannot help: it waits for a person."""
-    unwanted = case((_delivery.withdrawn, CANCELLED), else_=PARKED)
-    return _end(tx, delivery, unwanted, error) and _noted(tx, delivery, "parked", error=error)
+    return _end(tx, delivery, _unless_withdrawn(PARKED), error) and noted(tx, delivery, "parked", error=error)
+
+
+def hold(tx: Connection, delivery: Row[Any], reason: str) -> bool:
+    """It would go under a name that is not the patient's any more: it waits for a person."""
+    return _end(tx, delivery, _unless_withdrawn(HELD), reason) and noted(tx, delivery, "held", reason=reason)
 
 
 def expire(tx: Connection, delivery: Row[Any]) -> bool:
-    return _end(tx, delivery, EXPIRED, "older than the rule's `expire`") and _noted(tx, delivery, "expired")
+    return _end(tx, delivery, EXPIRED, "older than the rule's `expire`") and noted(tx, delivery, "expired")
 
 
 def postpone(tx: Connection, delivery: Row[Any], error: str, now: float, *, peer_down: bool) -> bool:
@@ -96,12 +108,12 @@ def postpone(tx: Connection, delivery: Row[Any], error: str, now: float, *, peer
     failures = delivery.failures + 1
     wait = backoff(failures)
     values = {"state": _UNSENT, "owner": "", "failures": failures, "error": error, "not_before": now + wait}
-    if tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount != 1:
+    if tx.execute(update(schema.delivery).where(ours(delivery)).values(values)).rowcount != 1:
         return False
     if peer_down:
         _rest(tx, delivery.destination, failures, now + wait)
     if failures in (1, 2, 3) or failures % 10 == 0:  # a peer that is down for days does not fill the timeline
-        _noted(tx, delivery, "postponed", error=error, failures=failures, again_in=wait)
+        noted(tx, delivery, "postponed", error=error, failures=failures, again_in=wait)
     return True
 
 
@@ -118,18 +130,19 @@ def claimed_by(tx: Connection, owner: str) -> Sequence[Row[Any]]:
 def give_back(tx: Connection, delivery: Row[Any]) -> bool:
     """A fault of the node came between: the delivery waits again."""
     values = {"state": _UNSENT, "owner": ""}
-    return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
+    return tx.execute(update(schema.delivery).where(ours(delivery)).values(values)).rowcount == 1
 
 
 def retry(tx: Connection, delivery_id: int, who: str) -> bool:
-    """A person sets a parked, expired or waiting delivery on its way at once."""
-    again = and_(_delivery.id == delivery_id, _delivery.state.in_((PARKED, EXPIRED, WAITING)))
+    """A person sets a parked, held, expired or waiting delivery on its way at once."""
+    again = and_(_delivery.id == delivery_id, _delivery.state.in_((PARKED, HELD, EXPIRED, WAITING)))
     values = {"state": WAITING, "failures": 0, "error": "", "not_before": 0.0, "expires_at": None, "finished_at": None}
+    values |= {"receipts_asked": 0, "receipt_since": None, "transaction_uid": ""}
     if tx.execute(update(schema.delivery).where(again).values(values)).rowcount != 1:
         return False
     delivery = tx.execute(select(schema.delivery).where(_delivery.id == delivery_id)).one()
     _rest(tx, delivery.destination, 0, 0.0)
-    return _noted(tx, delivery, "delivery retried", who=who)
+    return noted(tx, delivery, "delivery retried", who=who)
 
 
 def resend(tx: Connection, delivery_id: int, who: str) -> bool:
@@ -147,7 +160,7 @@ def withdraw(tx: Connection, job_id: str, *, keep: Sequence[str] = ()) -> int:
     Returns how many deliveries that concerns.
     """
     mine = and_(_delivery.job_id == job_id, _delivery.destination.not_in(keep))
-    unsent = and_(mine, _delivery.state.not_in((DELIVERED, CANCELLED)))
+    unsent = and_(mine, _delivery.state.not_in((DELIVERED, CANCELLED)), ~_awaits_receipt())
     in_hand = _delivery.state == SENDING
     values = {
         "withdrawn": True,
@@ -155,6 +168,11 @@ def withdraw(tx: Connection, job_id: str, *, keep: Sequence[str] = ()) -> int:
         "finished_at": case((in_hand, None), else_=time.time()),
     }
     return tx.execute(update(schema.delivery).where(unsent).values(values)).rowcount
+
+
+def _awaits_receipt() -> Any:
+    """It is there already, and only its receipt is not."""
+    return and_(_delivery.state == WAITING, _delivery.receipt_since.is_not(None))
 
 
 def wake_all(tx: Connection) -> None:
@@ -201,7 +219,7 @@ def allow(tx: Connection, associations: Mapping[str, int]) -> None:
 
 def states(tx: Connection) -> Sequence[tuple[str, str, int, float]]:
     """(destination, state, count, oldest created_at) of deliveries that are not finished."""
-    live = _delivery.state.in_((WAITING, SENDING, PARKED, DeliveryState.HELD.value))
+    live = _delivery.state.in_((WAITING, SENDING, PARKED, HELD))
     query = select(_delivery.destination, _delivery.state, func.count(), func.min(_delivery.created_at)).where(live)
     return [tuple(row) for row in tx.execute(query.group_by(_delivery.destination, _delivery.state))]
 
@@ -212,7 +230,7 @@ def _rest(tx: Connection, name: str, failures: int, until: float) -> None:
         tx.execute(update(schema.destination).where(_place.name == name).values(row))
 
 
-def _ours(delivery: Row[Any]) -> Any:
+def ours(delivery: Row[Any]) -> Any:
     return and_(
         _delivery.id == delivery.id,
         _delivery.state == SENDING,
@@ -223,10 +241,10 @@ def _ours(delivery: Row[Any]) -> Any:
 
 def _end(tx: Connection, delivery: Row[Any], state: Any, error: str) -> bool:
     values = {"state": state, "error": error, "owner": "", "finished_at": time.time()}
-    return tx.execute(update(schema.delivery).where(_ours(delivery)).values(values)).rowcount == 1
+    return tx.execute(update(schema.delivery).where(ours(delivery)).values(values)).rowcount == 1
 
 
-def _noted(tx: Connection, delivery: Row[Any], kind: str, **data: Any) -> bool:
+def noted(tx: Connection, delivery: Row[Any], kind: str, **data: Any) -> bool:
     job = tx.execute(
         select(schema.job.c.study_id, schema.job.c.series_id).where(schema.job.c.id == delivery.job_id)
     ).one()

@@ -249,6 +249,9 @@ delivery = Table(
     Column("withdrawn", Boolean, nullable=False, default=False),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("expires_at", Float),
+    Column("receipts_asked", Integer, nullable=False, default=0),
+    Column("receipt_since", Float),
+    Column("transaction_uid", Text, nullable=False, default="", index=True),
     Column("error", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
@@ -258,7 +261,7 @@ delivery = Table(
 )
 
 # What one destination answered for one instance: what it has taken is not sent to it again. What is `left_out` it is
-# not to have, and the comment says why.
+# not to have, and the comment says why; `confirmed` is what it has given the receipt for that its routing asks.
 sent = Table(
     "sent",
     metadata,
@@ -268,6 +271,7 @@ sent = Table(
     Column("comment", Text, nullable=False, default=""),
     Column("stored", Boolean, nullable=False),
     Column("left_out", Boolean, nullable=False, default=False),
+    Column("confirmed", Boolean, nullable=False, default=False),
     Column("at", Float, nullable=False),
 )
 

@@ -14,7 +14,7 @@ from radnode.domain.routing.nodes import choice_of, items_of, line_of, quoted, t
 from radnode.domain.routing.reader import NO_NODES, Fields, Reader
 
 Receipt = Literal["status", "find", "commitment"]
-Identity = Literal["hold", "reissue", "ignore"]
+Identity = Literal["hold", "ignore"]
 
 _PLACES = {"aet": ("aet", "host", "port", "tls"), "url": ("url", "user", "password_file", "token_file", "tls"),
            "folder": ("folder",)}  # fmt: skip
@@ -30,6 +30,9 @@ KEYS = (
     "folder",
     "tls",
     "associations",
+    "receipt",
+    "receipt_within",
+    "identity",
     "wants",
 )
 TLS_KEYS = ("ca", "cert", "key")

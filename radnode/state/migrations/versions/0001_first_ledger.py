@@ -253,6 +253,9 @@ def upgrade() -> None:
         sa.Column("withdrawn", sa.Boolean(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("receipts_asked", sa.Integer(), nullable=False),
+        sa.Column("receipt_since", sa.Float(), nullable=True),
+        sa.Column("transaction_uid", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
@@ -262,6 +265,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index("ix_delivery_claim", ["state", "priority", "created_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_delivery_transaction_uid"), ["transaction_uid"], unique=False)
         batch_op.create_index("ix_delivery_destination", ["destination", "state"], unique=False)
 
     op.create_table(
@@ -308,6 +312,7 @@ def upgrade() -> None:
         sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("stored", sa.Boolean(), nullable=False),
         sa.Column("left_out", sa.Boolean(), nullable=False),
+        sa.Column("confirmed", sa.Boolean(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_sent_delivery_id")),
         sa.PrimaryKeyConstraint("delivery_id", "sop_instance_uid", name=op.f("pk_sent")),
