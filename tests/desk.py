@@ -105,7 +105,7 @@ class Desk:
             if stored:
                 pending = deliveries.pending(tx, delivery)
                 deliveries.record_sent(tx, delivery, [(each.sop_instance_uid, 0, "", True) for each in pending])
-                assert deliveries.delivered(tx, delivery, len(pending))
+                assert deliveries.delivered(tx, delivery)
         return delivery
 
     def jobs(self) -> list[Row[Any]]:

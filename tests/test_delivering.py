@@ -20,10 +20,10 @@ from radnode.run import delivery as delivery_module
 from radnode.run.commitment import Promises
 from radnode.state import deliveries, receipts, schema
 from radnode.testing.sink import SinkPacs
-from tests.sending import Desk, of_study
 from tests.peers import Orthanc, free_port, tool
 from tests.receiving import running
 from tests.road import small_ct
+from tests.sending import Desk, of_study
 from tests.test_scu import part10
 
 OpenDesk = Callable[..., Desk]
