@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -97,6 +98,30 @@ def secret_variables() -> frozenset[str]:
     fields = Settings.__dataclass_fields__.values()
     names = {variable(each.name) for each in fields if each.metadata["secret"]}
     return frozenset(names | {f"{name}_FILE" for name in names})
+
+
+_PRIVATE = re.compile("PASSW|SECRET|TOKEN|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|^PG", re.IGNORECASE)
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What an app's process has of the environment: no secret of the node, and nothing that is named like one."""
+    secret = secret_variables()
+    given = inherited() | environment(settings)
+    return {key: value for key, value in given.items() if key not in secret and not _PRIVATE.search(key)} | {
+        "CUDA_VISIBLE_DEVICES": ""
+    }
+
+
+def private_files(settings: Settings) -> list[Path]:
+    """Files and sockets with which an app could get at what its environment does not tell it."""
+    dotenv = Path(".env").absolute()
+    given = {key: value for key, (value, _) in _read_dotenv(dotenv).items()} | os.environ
+    named = [given[f"{each}_FILE"] for each in map(variable, Settings.__dataclass_fields__) if f"{each}_FILE" in given]
+    sockets = [urlsplit(settings.redis_url).path] if settings.redis_url.startswith("unix:") else []
+    database = urlsplit(settings.database_url)
+    if settings.database_url and not database.hostname:  # PostgreSQL's own place for its socket, or the one given
+        sockets.append(parse_qs(database.query).get("host", ["/var/run/postgresql"])[0])
+    return [dotenv, *(Path(each).absolute() for each in (*named, *sockets, settings.tls_key) if each)]
 
 
 def load(environment: Mapping[str, str] | None = None, dotenv: Path = Path(".env")) -> Settings:

@@ -53,7 +53,7 @@ TARGETS = {
     "core": "radnode.cli core",
     "worker": "radnode.cli work --queues cpu,gpu",
     "deliverer": "radnode.cli work --queues deliver",
-    "child": "radnode.run.runner",
+    "child": "radnode.run.nursery",
     "valkey": "valkey-server",
 }
 

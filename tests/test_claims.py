@@ -246,6 +246,16 @@ def test_a_cancelled_job_is_gone_for_its_worker_and_is_cancelled_once(ledger: Le
     assert claim(ledger) is None
 
 
+def test_an_apps_progress_is_kept_until_the_job_starts_anew_and_only_its_owner_can_tell_it(ledger: Ledger) -> None:
+    make_job(ledger, "a")
+    running = claimed(ledger)
+    assert do(ledger, claims.progress, running, "half (50%)")
+    do(ledger, claims.crashed, running, "SIGSEGV")
+    assert not do(ledger, claims.progress, running, "late")
+    assert job(ledger, "a").progress == "half (50%)"
+    assert claimed(ledger).progress == ""
+
+
 def test_a_declined_job_is_neither_failed_nor_retried(ledger: Ledger) -> None:
     make_job(ledger, "a")
     assert do(ledger, claims.decline, claimed(ledger), "contrast-enhanced")

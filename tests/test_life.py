@@ -48,7 +48,7 @@ PARTS = {  # how the processes are told apart
     "core": "radnode.cli core",
     "worker": "work --queues cpu,gpu",
     "deliverer": "work --queues deliver",
-    "nursery": "radnode.run.runner",
+    "nursery": "radnode.run.nursery",
     "receivers": "radnode.run.receiving",
     "receivers' parent": "radnode.cli receive",
     "valkey": "valkey",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -39,6 +39,8 @@ class Resources:
     """Seconds; a job that takes longer is killed."""
     concurrent: int = 0
     """Jobs of the app that may run at once on the whole node; 0: as many as there is room for."""
+    network: bool = False
+    """Whether it talks to other machines. A job whose options name an address, or a model with one, may do so too."""
 
     @property
     def queue(self) -> str:
@@ -52,6 +54,8 @@ class App(Generic[OptionsT]):
     version: ClassVar[str]
     resources: ClassVar[Resources] = Resources()
     description: ClassVar[str] = ""
+    listener: Callable[[str], None] = staticmethod(lambda text: None)
+    """Is told what `progress` says; set by whoever runs the app."""
 
     def load(self) -> None:
         """Runs once per process, before the first job: the place to load a model."""
@@ -62,6 +66,19 @@ class App(Generic[OptionsT]):
         Raises Declined where the input does not suit. Any other exception fails the job.
         """
         raise NotImplementedError(f"app {self.name!r} has no process()")
+
+    def progress(self, text: str, done: float | None = None) -> None:
+        """Says how far it is, in a few words: `radnode job` shows it.
+
+        Args:
+            done: the part that is done, from 0 to 1, where it is known.
+        """
+        self.listener(text if done is None else f"{text} ({done:.0%})")
+
+    @classmethod
+    def stays(cls) -> bool:
+        """Whether its process serves job after job: it loads something, or computes on a GPU."""
+        return cls.load is not App.load or cls.resources.gpu > 0
 
     @classmethod
     def options_type(cls) -> type[AppOptions]:

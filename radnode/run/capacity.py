@@ -116,6 +116,13 @@ class Capacity:
                 if not keep:
                     each.unlock()
 
+    def let_go(self, slots: Collection[Slot]) -> None:
+        """The processes that stayed on these GPU slots have ended."""
+        with self._lock:
+            for each in slots:
+                if not each.busy:
+                    each.unlock()
+
     def _fits(self, need: Resources, slots: Collection[Slot]) -> bool:
         wanted = min(need.gpu, len({each.device for each in self.slots}))
         return min(need.cpu, self.cores) <= self._free and len({each.device for each in slots}) >= wanted

@@ -102,13 +102,10 @@ class Core:
             waits.after_restart(tx, now)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
-        _clear(each for each in self.spool.works() if not self._running(each.name.partition(".")[0]))
+        alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
+        _clear(place for place, worker in self.spool.places().items() if worker not in alive)
         if adopted:
             log().warning("adopted from the spool", instances=adopted)
-
-    def _running(self, job_id: str) -> bool:
-        with self.ledger.read() as tx:
-            return jobs.is_running(tx, job_id)
 
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
@@ -226,7 +223,7 @@ class Core:
                 lost = claims.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
                 commitments.release_lost(tx, owner)
-            _clear(self.spool.work(job.id, job.attempt) for job in lost)
+            _clear(place for place, worker in self.spool.places().items() if worker == owner)
             log().error("worker lost", worker=owner, jobs=len(lost))
         for each in present(self.settings.run, "worker-"):
             if not each.alive:
@@ -275,7 +272,7 @@ class Core:
         return faults
 
 
-def _clear(attempts: Iterable[Path]) -> None:
-    """Removes the work folders of attempts that died; a later attempt at the same job has a folder of its own."""
-    for folder in attempts:
+def _clear(places: Iterable[Path]) -> None:
+    """Removes what dead workers left in the work folder."""
+    for folder in places:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,7 @@ from radnode.domain.study import Instance, Series, Study
 from radnode.run.live import tls_of
 from radnode.run.probes import probe
 from radnode.run.reload import read_routing
+from radnode.run.runner import no_walls
 from radnode.settings import Settings
 
 _SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "StudyDescription", "SeriesDescription", "SeriesNumber", "Modality")
@@ -124,8 +125,13 @@ class Finding:
 
 
 def check(settings: Settings, catalog: Catalog, *, with_echo: bool = False) -> tuple[Finding, ...]:
-    """Looks at the TLS files, the apps, the routing file and, `with_echo`, at its destinations."""
-    return (*_check_tls(settings), *_check_apps(catalog), *_check_routing(settings, catalog, with_echo))
+    """Looks at the TLS files, what holds apps in, the apps, the routing file and, `with_echo`, at its destinations."""
+    return (
+        *_check_tls(settings),
+        _check_walls(settings),
+        *_check_apps(catalog),
+        *_check_routing(settings, catalog, with_echo),
+    )
 
 
 def render_findings(findings: tuple[Finding, ...]) -> RenderableType:
@@ -151,6 +157,13 @@ def _check_apps(catalog: Catalog) -> Iterator[Finding]:
             yield Finding("ok", f"app {name} {catalog.version(name)}")
         else:
             yield Finding("problem", f"app {name} is broken: {reason}")
+
+
+def _check_walls(settings: Settings) -> Finding:
+    reason = no_walls(settings)
+    if reason:
+        return Finding("warning", f"apps are not walled in, and see all that the node's user sees: {reason}")
+    return Finding("ok", "apps are walled in: each sees its own job only")
 
 
 def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Iterator[Finding]:

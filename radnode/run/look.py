@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from radnode.domain.errors import LedgerError
 from radnode.run import apps as app_finder
+from radnode.run.joblog import log_path
 from radnode.settings import Settings
 from radnode.state.ledger import Ledger
 from radnode.state.views import View, Views
@@ -63,7 +64,7 @@ def job(settings: Settings, prefix: str) -> View:
     """One job; `log` is the end of what its last attempt printed."""
     with _views(settings) as views:
         found = views.job(prefix)
-    return {**found, "log": _log_tail(settings.home / "log" / "jobs" / f"{found['id']}.{found['attempt']}.log")}
+    return {**found, "log": _log_tail(log_path(settings.home, found["id"], found["attempt"]))}
 
 
 def apps(settings: Settings) -> list[View]:
@@ -123,6 +124,8 @@ def render_job(found: View) -> RenderableType:
     tree.add(_text(f"rule {found['rule']}, routing {found['routing_version']}"))
     tree.add(_text(f"{found['inputs']} instances, attempt {found['attempt']}"))
     tree.add(_text(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
+    if found["progress"] and found["state"] == "running":
+        tree.add(_text(f"at work: {found['progress']}"))
     if found["error"]:
         tree.add(_line("error: ", Text(found["error"], style="red")))
         tree.add(_text(f"radnode retry {found['id'][:12]}  runs it again from the originals"))

@@ -21,7 +21,7 @@ from radnode.domain.errors import Declined, NotDicomError, ResultError
 from radnode.domain.jobs import Assignment
 from radnode.domain.results import File, Result
 from radnode.domain.study import Series, Study
-from radnode.run.runner import REFUSED
+from radnode.run.child import REFUSED
 
 MANIFEST = "manifest.json"
 _MOST_TOLD = 5
@@ -47,6 +47,7 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     models.begin(assignment.models)
+    app.listener = progress
     clock = _Clock()
     with clock.measure("read"):
         source = read_input(assignment)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,14 @@ from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.domain.routing.destinations import FILE
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
-from radnode.run.capacity import Capacity
+from radnode.run.capacity import Capacity, Share
+from radnode.run.child import MODELS, OUT, REFUSED, write_assignment
 from radnode.run.commitment import Reporter
 from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
+from radnode.run.joblog import log_path
 from radnode.run.lifeline import StopSignal
-from radnode.run.runner import LOG, MODELS, OUT, REFUSED, Ending, Runner, write_assignment
+from radnode.run.runner import Child, Ending, Runner
 from radnode.settings import Settings
 from radnode.state import claims, jobs
 from radnode.state.crash import point
@@ -39,6 +40,7 @@ from radnode.telemetry import log
 DELIVERY_THREADS = 16
 """More than a destination is ever given: one that hangs holds up no other. They wait, mostly."""
 _HANDS_EVERY = 3.0
+Inputs = dict[str, list[str]]
 _GRACE = 5.0  # seconds that running jobs have to end by themselves when the worker is told to stop
 
 
@@ -64,7 +66,7 @@ class Worker:
         self.needs: dict[str, Resources] = {}
         self.limits: dict[str, int] = {}
         self.capacity = Capacity(settings.workers, settings.gpus, settings.run)
-        self.runner = Runner(settings, self.presence.fd)
+        self.runner = Runner(settings, self.name, self.spool.work, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
         self.reporter = Reporter(settings, self.ledger, self.name, self.stopping)
@@ -96,6 +98,7 @@ class Worker:
         self.presence.leave()
 
     def _look_at_hands(self) -> None:
+        self.capacity.let_go(self.runner.end_idle())
         try:
             self.hands.give_back_forgotten()
         except Unavailable as error:
@@ -126,70 +129,90 @@ class Worker:
             (job, inputs), share = claimed
             try:
                 with self.hands.on(job):
-                    self._guarded(job, inputs)
+                    self._guarded(job, inputs, share)
             finally:
-                self.capacity.give_back(share, keep=False)
+                self.capacity.give_back(share, keep=self.runner.holds(share.slots))
             self.tickets.send(queue, share.cores - 1)  # there may be room now for several smaller ones
 
-    def _claim(self, queue: str, too_big: Collection[str]) -> tuple[Record, dict[str, list[str]]] | None:
+    def _claim(self, queue: str, too_big: Collection[str]) -> tuple[Record, Inputs] | None:
         now = self.ledger.now()
         with self.ledger.begin("claim job") as tx:
             job = claims.claim(tx, queue, self.name, now, limits=self.limits, too_big=too_big)
             return None if job is None else (job, jobs.inputs(tx, job.id))
 
-    def _guarded(self, job: Record, inputs: dict[str, list[str]]) -> None:
+    def _guarded(self, job: Record, inputs: Inputs, share: Share) -> None:
         """A fault of the disk or the ledger interrupts a job, which is given back; any other of ours fails it."""
         try:
-            self._run(job, inputs)
+            self._run(job, inputs, share)
         except (OSError, SpoolError, *Unavailable) as error:
             self.log.error("job interrupted", job=job.id[:12], error=str(error), remedy="it is run again by itself")
         except Exception as error:  # whatever it is: no job stays `running` with nobody at it
             self.log.exception("job broke the worker", job=job.id[:12])
             self._fail(job, f"{type(error).__name__}: {error}", self.log.bind(job=job.id[:12]))
 
-    def _run(self, job: Record, inputs: dict[str, list[str]]) -> None:
+    def _run(self, job: Record, inputs: Inputs, share: Share) -> None:
         logger = self.log.bind(study=job.study_id, job=job.id[:12], app=job.app)
         started = time.monotonic()
-        work = self.spool.work(job.id, job.attempt)
         try:
             if self.spool.result(job.id) is None:
-                ending = self._in_child(job, inputs, work)
+                ending = self._in_child(job, inputs, share)
                 if ending.how != "done":
                     self._ended_badly(job, ending, logger)
                     return
             self._conclude(job, logger, time.monotonic() - started)
         except ResultError as error:
             self._fail(job, str(error), logger)
-        finally:
-            self._keep_log(job, work)
-            self._quarantine(job, work / OUT / REFUSED)
-            shutil.rmtree(work, ignore_errors=True)
 
-    def _in_child(self, job: Record, inputs: dict[str, list[str]], work: Path) -> Ending:
+    def _in_child(self, job: Record, inputs: Inputs, share: Share) -> Ending:
         """Runs the app and publishes its results, which the child has checked."""
         if job.app not in self.catalog.apps:
             return Ending(
                 "error", f"app {job.app!r} is not installed on this worker: {self.catalog.broken(job.app) or 'unknown'}"
             )
-        resources = self.catalog.get(job.app).resources
-        shutil.rmtree(work, ignore_errors=True)
-        (work / OUT).mkdir(parents=True)
-        write_assignment(work, self._assignment(job, inputs))
-        ending = self.runner.run(work, resources.timeout, resources.memory, lambda: self._still_ours(job))
-        point("child ended")
-        _count_models(work / MODELS)
-        if ending.how == "done":
-            self.spool.publish(work / OUT, job.id)
+        app = self.catalog.get(job.app)
+        network = app.resources.network or asks_others(job.options, self.settings.models)
+        with self.runner.child(app, share, network=network) as child:
+            folder = self._prepare(child, job, inputs)
+            said: list[str] = []
+            log_file = log_path(self.settings.home, job.id, job.attempt)
+            ending = child.run(
+                folder, log_file, app.resources.timeout, lambda: self._still_ours(job, said), said.append
+            )
+            point("child ended")
+            _count_models(folder / MODELS)
+            self._quarantine(job, folder / OUT / REFUSED)
+            if ending.how == "done":
+                self.spool.publish(folder / OUT, job.id)
         return ending
 
-    def _assignment(self, job: Record, inputs: dict[str, list[str]]) -> Assignment:
+    def _prepare(self, child: Child, job: Record, inputs: Inputs) -> Path:
+        """The job's folder in the child's place, with what it needs to know; its images go where they are read-only."""
+        folder = child.place / f"{job.id}.{job.attempt}"
+        (folder / OUT).mkdir(parents=True)
+        lent = {
+            name: self._lend(child.place / "in" / str(number), paths)
+            for number, (name, paths) in enumerate(inputs.items())
+        }
+        reissues = self._lend(child.place / "in" / "reissues", self._results_of(job.reissues))
+        write_assignment(folder, self._assignment(job, lent, reissues))
+        return folder
+
+    def _lend(self, place: Path, paths: Sequence[str]) -> list[str]:
+        """Puts files of the spool into a child's place; returns where they are there."""
+        place.mkdir()
+        targets = [place / f"{number:05d}.dcm" for number in range(len(paths))]
+        for path, target in zip(paths, targets, strict=True):
+            self.spool.lend(path, target)
+        return list(map(str, targets))
+
+    def _assignment(self, job: Record, inputs: Inputs, reissues: list[str]) -> Assignment:
         return Assignment(
             job_id=job.id,
             app=job.app,
             app_version=job.app_version,
             level=job.level,
             options=job.options,
-            inputs={name: [str(self.spool.root / path) for path in paths] for name, paths in inputs.items()},
+            inputs=inputs,
             created=datetime.fromtimestamp(job.created_at, self.settings.zone)
             .astimezone(self.settings.zone)
             .isoformat(),
@@ -197,18 +220,23 @@ class Worker:
             site_uid=self.site_uid,
             station=self.settings.aet[0],
             models=self.settings.models,
-            predecessors=[_reference(path) for path in self._results_of(job.supersedes)],
-            reissues=[str(path) for path in self._results_of(job.reissues)],
+            predecessors=[_reference(self.spool.root / path) for path in self._results_of(job.supersedes)],
+            reissues=reissues,
         )
 
-    def _results_of(self, job_id: str) -> list[Path]:
-        """What another job made, where there is one, and it is still kept."""
+    def _results_of(self, job_id: str) -> list[str]:
+        """Where in the spool lies what another job made, where there is one, and it is still kept."""
         with self.ledger.read() as tx:
-            return [self.spool.root / each.path for each in jobs.results(tx, job_id) if each.path]
+            return [each.path for each in jobs.results(tx, job_id) if each.path]
 
-    def _still_ours(self, job: Record) -> bool:
+    def _still_ours(self, job: Record, said: list[str]) -> bool:
         if self.aborting.is_set():
             return False
+        if said:
+            text = said[-1]
+            said.clear()
+            with self.ledger.begin("job progress") as tx:
+                return claims.progress(tx, job, text)
         with self.ledger.read() as tx:
             return claims.is_ours(tx, job)
 
@@ -273,11 +301,11 @@ class Worker:
             named = path.rename(refused / f"result-{job.id[:12]}-{job.attempt}-{path.name}")
             self.spool.set_aside(named, f"result of job {job.id}: {reason}")
 
-    def _keep_log(self, job: Record, work: Path) -> None:
-        if (work / LOG).exists():
-            target = self.settings.home / "log" / "jobs" / f"{job.id}.{job.attempt}.log"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(work / LOG, target)
+
+def asks_others(options: Mapping[str, Any], models: Mapping[str, str]) -> bool:
+    """Whether an option names an address in the network, or a model that has one."""
+    named = [models.get(each, each) for each in options.values() if isinstance(each, str)]
+    return any(each.startswith(("http://", "https://")) for each in named)
 
 
 def _count_models(path: Path) -> None:

@@ -40,7 +40,7 @@ def claim(
         .with_for_update(skip_locked=True, of=schema.job)
         .scalar_subquery()
     )
-    taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time()}
+    taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time(), "progress": ""}
     fits = and_(_job.id == best, _job.app.not_in(too_big))
     job = tx.execute(update(schema.job).where(fits).values(taken).returning(schema.job)).first()
     if job is not None:
@@ -132,6 +132,11 @@ def owners(tx: Connection) -> set[str]:
     running = select(_job.owner).where(_job.state == RUNNING).distinct()
     sending = select(schema.delivery.c.owner).where(schema.delivery.c.state == "sending").distinct()
     return {*tx.execute(running).scalars(), *tx.execute(sending).scalars()}
+
+
+def progress(tx: Connection, job: Row[Any], text: str) -> bool:
+    """Notes what the app says of its progress; False if the claim is no longer ours."""
+    return tx.execute(update(schema.job).where(_ours(job)).values(progress=text)).rowcount == 1
 
 
 def is_ours(tx: Connection, job: Row[Any]) -> bool:

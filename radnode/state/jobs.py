@@ -259,10 +259,6 @@ def make_deliveries(tx: Connection, job: Row[Any]) -> None:
             tx.execute(update(schema.delivery).where(withdrawn).values(state="waiting", withdrawn=False))
 
 
-def is_running(tx: Connection, job_id: str) -> bool:
-    return bool(tx.execute(select(exists().where(_job.id == job_id, _job.state == RUNNING))).scalar())
-
-
 def retry(tx: Connection, job_id: str, who: str) -> bool:
     """A person sets a failed, cancelled or held job waiting again; not one whose place a newer one has taken."""
     again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)), _job.superseded_by == "")

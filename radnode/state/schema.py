@@ -192,6 +192,7 @@ job = Table(
     Column("owner", Text, nullable=False, default=""),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("error", Text, nullable=False, default=""),
+    Column("progress", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("last_image_at", Float, nullable=False),
     Column("started_at", Float),

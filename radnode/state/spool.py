@@ -1,7 +1,7 @@
 """The spool: every instance received as a plain Part 10 file, results as published folders, refused data in quarantine.
 
     instances/<YYYYMMDD>/<HH>/<incarnation>-<number>.dcm    the hour is UTC's; `.part` while being written
-    work/<job id>.<attempt>/                                scratch of one attempt at a job
+    work/<worker>.<number>/                                 scratch of one process that runs apps
     results/<job id>/                                       published: all of it or nothing, first wins
     quarantine/<incarnation>-<number>.dcm, .txt             what was not acknowledged, and why; bounded
 
@@ -104,13 +104,27 @@ class Spool:
             raise SpoolError(f"results of job {job_id} cannot be published: {fault}", remedy=remedy) from None
         return place
 
-    def work(self, job_id: str, attempt: int) -> Path:
-        """The folder in which one attempt at a job works: scratch, on the file system that results are published on."""
-        return self.root / "work" / f"{job_id}.{attempt}"
+    @property
+    def work(self) -> Path:
+        """Folder of the places, where apps' processes work: scratch, on the file system where results are published."""
+        return self.root / "work"
 
-    def works(self) -> list[Path]:
-        """The work folders there are."""
-        return list((self.root / "work").glob("*"))
+    def places(self) -> dict[Path, str]:
+        """Every place there is, and the name of the worker it belongs to."""
+        return {each: each.name.partition(".")[0] for each in self.work.glob("*")}
+
+    def lend(self, path: str, target: Path) -> None:
+        """Puts an instance at `target` without copying it, where the file system can. Raises OSError.
+
+        One that is gone is left out: the app's process fails with its name.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                target.hardlink_to(self.root / path)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(self.root / path, target)
 
     def result(self, job_id: str) -> Path | None:
         """Where the job's results were published; None before that."""

@@ -167,6 +167,7 @@ class Views:
             "error": row.error,
             "supersedes": row.supersedes,
             "superseded_by": row.superseded_by,
+            "progress": row.progress,
             "created": self._time(row.created_at),
             "started": self._time(row.started_at),
             "finished": self._time(row.finished_at),

@@ -197,6 +197,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("progress", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("last_image_at", sa.Float(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=True),
