@@ -16,6 +16,7 @@ from radnode.run.explain import Explanation, check, explain, render, render_find
 from radnode.run.reload import read_routing
 from radnode.settings import Settings, load
 from radnode.testing import SinkPacs, head_ct
+from tests.test_outlets import scp
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared/data"
@@ -169,6 +170,17 @@ def test_echo_tells_which_destinations_answer(tmp_path: Path) -> None:
     assert "answered in" in first.message
     assert second.state == "problem"
     assert "destination down" in second.message
+
+
+def test_echo_warns_of_rules_whose_results_a_destination_would_refuse(tmp_path: Path) -> None:
+    captures = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1")
+    with scp(("1.2.840.10008.1.1", "1.2.840.10008.1.2"), captures) as (peer, _):
+        place = f"pacs: {{aet: SCP, host: 127.0.0.1, port: {peer.port}}}"
+        rule = "rules: [{name: head, app: test, when: {Modality: CT}, send_to: [pacs]}]"
+        known = settings(tmp_path, f"{rule}\ndestinations: {{{place}}}\n")
+        findings = check(known, CATALOG, with_echo=True)
+    (warning,) = (each for each in findings if each.state == "warning")
+    assert "pacs does not take sr, seg, ko, pdf: results of these kinds from head would be parked" in warning.message
 
 
 def test_a_check_finds_a_tls_certificate_that_is_not_there(tmp_path: Path) -> None:

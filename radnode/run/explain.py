@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from radnode.domain.routing import (
 )
 from radnode.domain.study import Instance, Series, Study
 from radnode.run.live import tls_of
-from radnode.run.probes import probe
+from radnode.run.probes import probe, refuses
 from radnode.run.reload import read_routing
 from radnode.run.runner import no_walls
 from radnode.settings import Settings
@@ -176,16 +176,25 @@ def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Ite
     if routing.senders.any:
         yield Finding("warning", "senders: any - every machine that reaches the DICOM port may push")
     for place in routing.destinations.values():
-        yield _check_destination(place, settings, with_echo)
+        rules = [each.name for each in routing.rules if each.app and place.name in each.send_to]
+        yield from _check_destination(place, rules, settings) if with_echo else (_named(place),)
 
 
-def _check_destination(place: Destination, settings: Settings, with_echo: bool) -> Finding:
-    if not with_echo:
-        return Finding("ok", f"destination {place.name}: {place}")
+def _named(place: Destination) -> Finding:
+    return Finding("ok", f"destination {place.name}: {place}")
+
+
+def _check_destination(place: Destination, rules: Sequence[str], settings: Settings) -> Iterator[Finding]:
+    """Whether it answers, and what it would refuse of what these rules may send there."""
     try:
-        return Finding("ok", f"destination {place.name}: {probe(place, settings)}")
+        yield Finding("ok", f"destination {place.name}: {probe(place, settings)}")
+        refused = refuses(place, settings)
     except PeerError as error:
-        return Finding("problem", f"destination {place.name}: {error}")
+        yield Finding("problem", f"destination {place.name}: {error}")
+        return
+    if refused and rules:
+        whose = f"results of these kinds from {', '.join(rules)} would be parked"
+        yield Finding("warning", f"destination {place.name} does not take {', '.join(refused)}: {whose}")
 
 
 def _route(study: list[list[Instance]], routing: Routing, calling_aet: str, called_aet: str) -> StudyRoute:

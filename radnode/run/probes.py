@@ -6,11 +6,30 @@ import os
 import time
 from pathlib import Path
 
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
 from radnode.dicom.peer import Peer, echo
+from radnode.dicom.scu import Sender
 from radnode.dicom.stow import Service, WebClient
+from radnode.dicom.transcode import TARGETS
 from radnode.domain.errors import PeerError
 from radnode.domain.routing import Destination
 from radnode.settings import Settings
+
+_CLASSES: dict[str, tuple[str, ...]] = {
+    "sc": (SecondaryCaptureImageStorage,),
+    "sr": (Comprehensive3DSRStorage,),
+    "seg": (SegmentationStorage,),
+    "ko": (KeyObjectSelectionDocumentStorage,),
+    "pdf": (EncapsulatedPDFStorage,),
+}
+"""Kind of result -> the SOP classes it is made in."""
 
 
 def probe(place: Destination, settings: Settings) -> str:
@@ -28,6 +47,17 @@ def probe(place: Destination, settings: Settings) -> str:
     else:
         echo(Peer.of(place), calling_aet=settings.aet[0])
     return f"{place} answered in {(time.perf_counter() - begun) * 1000:.0f} ms"
+
+
+def refuses(place: Destination, settings: Settings) -> list[str]:
+    """Kinds of results that a DICOM peer takes in no transfer syntax they could be sent in. Raises PeerError."""
+    if not place.aet:
+        return []
+    kinds = {kind: classes for kind, classes in _CLASSES.items() if place.takes(kind)}
+    contexts = [(each, syntax) for classes in kinds.values() for each in classes for syntax in TARGETS]
+    with Sender(Peer.of(place), calling_aet=settings.aet[0]) as sender:
+        taken = {abstract for abstract, _ in sender.accepted(contexts)}
+    return [kind for kind, classes in kinds.items() if not taken.issuperset(classes)]
 
 
 def _look(folder: Path) -> None:

@@ -37,8 +37,8 @@ KEYS = (
 )
 TLS_KEYS = ("ca", "cert", "key")
 FILE = "file"
-KINDS = ("sc", "sr", "seg", "pm", "ko", "pr", "pdf", "dataset", FILE)
-"""Kinds of result objects, as `wants` and `fallback` name them."""
+KINDS = ("sc", "sr", "seg", "ko", "pdf", "raw", FILE)
+"""Kinds of result objects, as `wants` names them."""
 MOST_ASSOCIATIONS = 8
 
 
@@ -61,7 +61,6 @@ class Destination:
         receipt_within: seconds the peer may take until it shows, or commits to, what it has stored.
         identity: what happens to results whose patient or study has another identity there by now.
         wants: kinds of objects it is sent; empty: all it can hold.
-        fallback: kind -> kinds it gets instead where it refuses the first.
     """
 
     name: str
@@ -79,15 +78,13 @@ class Destination:
     receipt_within: float = 600.0
     identity: Identity = "hold"
     wants: tuple[str, ...] = ()
-    fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     line: int = field(default=0, compare=False)
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Destination:
         """From what `dataclasses.asdict` and JSON have made of one."""
         tls = Tls(**kept["tls"]) if kept.get("tls") else None
-        fallback = {kind: tuple(kinds) for kind, kinds in kept.get("fallback", {}).items()}
-        return cls(**{**kept, "tls": tls, "wants": tuple(kept.get("wants", ())), "fallback": fallback})
+        return cls(**{**kept, "tls": tls, "wants": tuple(kept.get("wants", ()))})
 
     def __str__(self) -> str:
         return self.url or self.folder or f"{self.aet} at {self.host}:{self.port}"
@@ -138,7 +135,6 @@ def _destination(reader: Reader, name: str, line: int, node: yaml.Node) -> Desti
         receipt_within=reader.read(fields.get("receipt_within"), values.duration, Destination.receipt_within),
         identity=cast(Identity, _choice(reader, fields, "identity", get_args(Identity))),
         wants=_kinds(reader, fields.get("wants")),
-        fallback=_fallback(reader, fields.get("fallback")),
         line=line,
     )
 
@@ -173,14 +169,3 @@ def _kinds(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:
     nodes = NO_NODES if node is None else reader.read(node, items_of, NO_NODES)
     read = [reader.read(each, lambda one: choice_of(one, KINDS), "") for each in nodes]
     return tuple(dict.fromkeys(each for each in read if each))
-
-
-def _fallback(reader: Reader, node: yaml.Node | None) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for kind, line, each in reader.entries(node) if node is not None else ():
-        if kind not in KINDS:
-            reader.problem(line, f"{quoted(kind)} is none of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
-        found[kind] = _kinds(reader, each)
-        if kind in found[kind]:
-            reader.problem(line, f"{kind} cannot fall back to itself")
-    return found
