@@ -1,8 +1,8 @@
 """How fast results go out: a node's sending side beside DCMTK's dcmsend, with the same files to the same sink.
 
-500 captures of 512x512 and one report over one association to DCMTK's storescp, which keeps nothing. Twice: with Nagle's
-algorithm in DCMTK, which is its default on both sides, and without (TCP_NODELAY=1). Of dcmsend the whole process counts,
-of radnode what a delivery does: opening the association, every instance, release.
+500 captures of 512x512 and one report over one association to DCMTK's storescp, which keeps nothing. Twice: with
+Nagle's algorithm in DCMTK, which is its default on both sides, and without (TCP_NODELAY=1). Of dcmsend the whole
+process counts, of radnode what a delivery does: opening the association, every instance, release.
 """
 
 from __future__ import annotations
