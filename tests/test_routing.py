@@ -486,7 +486,7 @@ def test_an_optional_input_may_be_missing_a_needed_one_not_and_the_reason_says_w
 def test_of_several_series_that_fit_the_one_with_the_most_images_is_taken_then_the_newest() -> None:
     more = named(GLIOMA, study_of(a=mr("FLAIR", 2), b=mr("FLAIR", 3), c=mr("T1 GAD")))
     assert served(more)["flair"] == "b"
-    assert more.fitting == {"a", "b", "c"}
+    assert more.filled.fitting == {"a", "b", "c"}
     early, late = {"AcquisitionDate": "20260101", "AcquisitionTime": "10"}, {"AcquisitionDate": "20260102"}
     newest = study_of(a=mr("FLAIR", **early), b=mr("FLAIR", **late), c=mr("FLAIR", **early), d=mr("T1 GAD"))
     assert served(named(GLIOMA, newest))["flair"] == "b"

@@ -25,14 +25,14 @@ class NamedInputs:
 
         Every input is there, the optional ones too, and nothing that is still receiving fits one of them.
         """
-        if not any(each.fitting for each in self._evaluate(routing, {latest.uid: latest})):
+        if not any(each.filled.fitting for each in self._evaluate(routing, {latest.uid: latest})):
             return []
         filed = self._filing.file_study(latest.row.study_id, routing)
         receiving = {uid for uid, each in filed.items() if each.row.state == RECEIVING and uid != latest.uid}
         return [
             match_of(each, filed, routing, latest.row.study_id)
             for each in self._evaluate(routing, filed)
-            if each.whole and not each.fitting & receiving
+            if each.whole and not each.filled.fitting & receiving
         ]
 
     def make(self, tx: Transaction, match: Match) -> list[str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, is_of_study
 from radnode.domain.routing.matching import AnyOf, Present, Test, text_of
 from radnode.domain.series_class import DERIVED_KEYWORDS, classify
-from radnode.domain.study import Series, Study, Value
+from radnode.domain.study import Series, Value
 
 Context = Mapping[str, str | Sequence[str]]
 """`CallingAETitle` and `CalledAETitle` of a series: one, or several where it came by several associations."""
@@ -36,7 +37,12 @@ class Condition:
     forbids: bool
     line: int
 
-    @property
+    @cached_property
+    def key(self) -> str:
+        """The same for conditions that ask the same, in whichever line."""
+        return f"{self.keyword} {self.forbids} {self.test!r}"
+
+    @cached_property
     def on_study(self) -> bool:
         return is_of_study(self.keyword)
 
@@ -73,37 +79,59 @@ class Verdict:
         return dict(vars(self))
 
 
-def judge(condition: Condition, series: Series, context: Context) -> Verdict:
+class Facts:
+    """What one series says: every attribute looked up, and every condition tried, once for all rules.
+
+    `context` are the titles of the association(s) it came by.
+    """
+
+    def __init__(self, series: Series, context: Context) -> None:
+        self.series, self.context = series, context
+        self._found: dict[str, list[tuple[Value, ...]]] = {}
+        self._held: dict[str, bool] = {}
+
+    def found(self, keyword: str) -> list[tuple[Value, ...]]:
+        """The different values of an attribute; empty values count as absent."""
+        if keyword not in self._found:
+            present = (tuple(value for value in values if text_of(value)) for values in self._distinct(keyword))
+            self._found[keyword] = [values for values in present if values]
+        return self._found[keyword]
+
+    def holds(self, condition: Condition) -> bool:
+        held = self._held.get(condition.key)
+        if held is None:
+            held = self._held[condition.key] = _holds(condition, self.found(condition.keyword))
+        return held
+
+    def _distinct(self, keyword: str) -> Sequence[tuple[Value, ...]]:
+        if keyword in CONTEXT_KEYWORDS:
+            titles = self.context.get(keyword, ())
+            return [(each,) for each in ([titles] if isinstance(titles, str) else titles)]
+        if keyword in DERIVED_KEYWORDS:
+            return [self._concluded.get(keyword, ())]
+        return self.series.distinct(keyword)
+
+    @cached_property
+    def _concluded(self) -> dict[str, tuple[Value, ...]]:
+        return classify(self.series).attributes()
+
+
+def judge(condition: Condition, facts: Facts) -> Verdict:
     """The verdict of a condition on one series."""
-    found = _found(condition.keyword, series, context)
-    return _verdict(condition, found, _holds(condition, found), series.SeriesInstanceUID)
+    found = facts.found(condition.keyword)
+    return _verdict(condition, found, facts.holds(condition), facts.series.SeriesInstanceUID)
 
 
-def judge_study(condition: Condition, study: Study) -> Verdict:
+def judge_study(condition: Condition, study: Sequence[Facts]) -> Verdict:
     """The verdict of a condition on a study: what it requires must be so in one of its series, at least."""
-    per_series = [_found(condition.keyword, each, {}) for each in study]
-    verdicts = [_holds(condition, found) for found in per_series]
-    everything = [values for found in per_series for values in found]
+    verdicts = [each.holds(condition) for each in study]
+    everything = [values for each in study for values in each.found(condition.keyword)]
     return _verdict(condition, everything, all(verdicts) if condition.forbids else any(verdicts), "")
 
 
-def contradicts(condition: Condition, series: Series) -> bool:
+def contradicts(condition: Condition, facts: Facts) -> bool:
     """Whether a series has the attribute, but not as required: it does not belong to what the rule is about."""
-    found = _found(condition.keyword, series, {})
-    return bool(found) and not _holds(condition, found)
-
-
-def _found(keyword: str, series: Series, context: Context) -> list[tuple[Value, ...]]:
-    """The different values of an attribute in a series; empty values count as absent."""
-    if keyword in CONTEXT_KEYWORDS:
-        titles = context.get(keyword, ())
-        distinct: Sequence[tuple[Value, ...]] = [(each,) for each in ([titles] if isinstance(titles, str) else titles)]
-    elif keyword in DERIVED_KEYWORDS:
-        distinct = [classify(series).attributes().get(keyword, ())]
-    else:
-        distinct = series.distinct(keyword)
-    present = (tuple(value for value in values if text_of(value)) for values in distinct)
-    return [values for values in present if values]
+    return bool(facts.found(condition.keyword)) and not facts.holds(condition)
 
 
 def _holds(condition: Condition, found: Sequence[tuple[Value, ...]]) -> bool:

@@ -10,7 +10,7 @@ import yaml
 
 from radnode.domain.routing import values
 from radnode.domain.routing.condition_keys import read_condition, read_conditions
-from radnode.domain.routing.conditions import Condition, Context, Verdict, judge
+from radnode.domain.routing.conditions import Condition, Facts, Verdict, judge
 from radnode.domain.routing.least import Least, read_least
 from radnode.domain.routing.matching import AnyOf
 from radnode.domain.routing.nodes import Entry, choice_of, line_of, quoted
@@ -45,8 +45,8 @@ class Input:
     min_instances: Least = field(default_factory=Least)
     optional: bool = False
 
-    def verdicts(self, series: Series, context: Context) -> list[Verdict]:
-        return [*(judge(each, series, context) for each in self.conditions), *self.min_instances.verdicts(series)]
+    def verdicts(self, facts: Facts) -> list[Verdict]:
+        return [*(judge(each, facts) for each in self.conditions), *self.min_instances.verdicts(facts.series)]
 
 
 @dataclass(frozen=True)

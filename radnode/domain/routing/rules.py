@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from radnode.domain import series_class
@@ -79,7 +80,7 @@ class Rule:
     run_between: Hours | None = None
     late: Late = "rerun"
 
-    @property
+    @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         return self.when + self.unless
 
