@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from radnode.domain.errors import Declined, ModelError
     from radnode.domain.findings import Finding, Location, Measurement, MeasurementReport, Region
     from radnode.domain.model import ModelIdentity, Signature, Tensor
-    from radnode.domain.results import EncapsulatedPdf, File, KeyImages, SecondaryCapture, Segment, Segmentation
+    from radnode.domain.results import (
+        EncapsulatedPdf,
+        File,
+        KeyImages,
+        ParametricMap,
+        SecondaryCapture,
+        Segment,
+        Segmentation,
+    )
     from radnode.domain.study import Instance, Series, Study
     from radnode.models import Model, open_model
 
@@ -36,6 +44,7 @@ __all__ = [
     "Model",
     "ModelError",
     "ModelIdentity",
+    "ParametricMap",
     "Region",
     "Resources",
     "SecondaryCapture",
@@ -58,6 +67,7 @@ _HOMES = {
         "EncapsulatedPdf",
         "File",
         "KeyImages",
+        "ParametricMap",
         "SecondaryCapture",
         "Segment",
         "Segmentation",

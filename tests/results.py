@@ -22,6 +22,7 @@ from radnode import (
     Location,
     Measurement,
     MeasurementReport,
+    ParametricMap,
     Region,
     SecondaryCapture,
     Segment,
@@ -72,6 +73,8 @@ def every_kind(series: Series) -> Iterable[Any]:
     yield page
     yield Segmentation([Segment(BLOOD, blood, tracking="bleed 1")], series, "LABELMAP", "labels")
     yield Segmentation([Segment(BLOOD, blood * 0.5, color=(1, 2, 3))], series, "FRACTIONAL", "probability")
+    if first.get("ImagePositionPatient") and first.get("FrameOfReferenceUID"):
+        yield ParametricMap(blood * 2.5, "Density", "1", series)
     yield EncapsulatedPdf(b"%PDF-1.4\n%%EOF", "Letter", "letter")
     yield raw_object()
     yield KeyImages([first, page], note="Look here.")
@@ -160,5 +163,5 @@ def real(name: str) -> list[Series]:
     return read_series(sorted(path for path in (SHARED / name).iterdir() if pydicom.misc.is_dicom(path)))
 
 
-IN_ALL = 12
+IN_ALL = 13
 """Objects that `every_kind` of a phantom makes."""

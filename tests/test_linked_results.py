@@ -20,6 +20,7 @@ from radnode import (
     Location,
     Measurement,
     MeasurementReport,
+    ParametricMap,
     Region,
     SecondaryCapture,
     Segment,
@@ -161,6 +162,22 @@ def test_locations_are_drawn_where_they_were_said_to_be(tmp_path: Path) -> None:
     assert np.linalg.norm(point - (30, -8, 2)) <= 2.6  # half a slice
     with pytest.raises(ResultError, match="outside"):
         only([MeasurementReport(regions=[Region(Location.at(900, 0, 0), "Far")])], series)
+
+
+def test_a_parametric_map_has_the_numbers_it_was_given(tmp_path: Path) -> None:
+    series = phantom(tmp_path / "in", tilt=10, slices=6)
+    numbers = np.random.default_rng(1).normal(size=(6, 32, 32)).astype(np.float32)
+    quantity = Code("113041", "DCM", "Apparent Diffusion Coefficient")
+    ds = made(tmp_path, [ParametricMap(numbers, quantity, "um2/s")], series)["pm"]
+    assert np.array_equal(ds.pixel_array, numbers)
+    (meaning,) = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    assert meaning.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "113041"
+    assert meaning.MeasurementUnitsCodeSequence[0].CodeValue == "um2/s"
+    on_volume = only([ParametricMap(series.volume(), "Density", "[hnsf'U]")], series).dataset
+    stored = np.stack([plane.pixels() for plane in series])
+    assert np.corrcoef(on_volume.pixel_array.ravel(), stored.ravel())[0, 1] > 0.99
+    with pytest.raises(ResultError, match="not finite"):
+        only([ParametricMap(numbers * np.nan, "x")], series)
 
 
 def test_key_images_name_images_and_captures(tmp_path: Path) -> None:

@@ -201,15 +201,15 @@ def test_a_report_with_nothing_in_it_is_still_valid(tmp_path: Path) -> None:
     assert len(sr.srread(path).content.get_image_measurement_groups()) == 1
 
 
-NUMBERS = [9010, 9001, 9002, 9011, 9012, 9050, 9090, 9030, 9020]  # in the order of `every_kind`, documents last
+NUMBERS = [9010, 9001, 9002, 9011, 9012, 9040, 9050, 9090, 9030, 9020]  # in the order of `every_kind`, documents last
 
 
 @pytest.mark.parametrize(
     ("label", "numbers", "description"),
     [
         (SeriesLabel(), NUMBERS, "AI hyperdense Overlay - research use only"),
-        (SeriesLabel(700), list(range(700, 709)), "AI hyperdense Overlay - research use only"),
-        (SeriesLabel(9100, "AI hemorrhage"), list(range(9100, 9109)), "AI hemorrhage"),
+        (SeriesLabel(700), list(range(700, 710)), "AI hyperdense Overlay - research use only"),
+        (SeriesLabel(9100, "AI hemorrhage"), list(range(9100, 9110)), "AI hemorrhage"),
     ],
 )
 def test_each_kind_of_result_is_a_series_labelled_as_the_rule_says(
@@ -221,7 +221,7 @@ def test_each_kind_of_result_is_a_series_labelled_as_the_rule_says(
     assert len({ds.SeriesInstanceUID for ds in made}) == len(numbers)
     assert series.SeriesInstanceUID not in {ds.SeriesInstanceUID for ds in made}
     assert made[1].SeriesDescription == description
-    assert [ds.InstanceNumber for ds in made] == [1, 1, 2, 3, 4, 1, 1, 1, 1, 1, 1, 1]
+    assert [ds.InstanceNumber for ds in made] == [1, 1, 2, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_a_long_description_keeps_its_warning(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def run(
         list[str] | None, typer.Option("--input", metavar="NAME=SERIES", help="At study level: a series by its name.")
     ] = None,
 ) -> None:
-    """Runs an app on a folder: no network, no Redis; the results are .dcm files, captures also .png."""
+    """Runs an app on a folder: no network, no Redis; the results are .dcm files, pictures also .png."""
     from radnode.run import tools
 
     done = tools.run_app(

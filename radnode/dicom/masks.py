@@ -36,15 +36,19 @@ def mask_on_source(series: Series, mask: Any) -> NDArray[np.bool_]:
     return _resampled(series, sitk.Cast(mask != 0, sitk.sitkUInt8))
 
 
-def shares_on_source(series: Series, shares: Any) -> NDArray[np.float32]:
-    """The same for values from 0 to 1, interpolated. Raises also where they are not within these."""
-    if not hasattr(shares, "GetSpacing"):
-        array = np.asarray(shares, np.float32)
-        found = array if array.shape == _shape(series) else _interpolated(series, _placed(series, array))
-    else:
-        import SimpleITK as sitk  # noqa: PLC0415
+def values_on_source(series: Series, values: Any) -> NDArray[np.float32]:
+    """The same for numbers, interpolated."""
+    if not hasattr(values, "GetSpacing"):
+        array = np.asarray(values, np.float32)
+        return array if array.shape == _shape(series) else _interpolated(series, _placed(series, array))
+    import SimpleITK as sitk  # noqa: PLC0415
 
-        found = _interpolated(series, sitk.Cast(shares, sitk.sitkFloat32))
+    return _interpolated(series, sitk.Cast(values, sitk.sitkFloat32))
+
+
+def shares_on_source(series: Series, shares: Any) -> NDArray[np.float32]:
+    """The same for values from 0 to 1. Raises ResultError also where they are not within these."""
+    found = values_on_source(series, shares)
     if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1):
         raise ResultError("a fractional mask has values that are not within 0 and 1", remedy="scale them")
     return found
@@ -101,11 +105,10 @@ def _resampled(series: Series, mask: sitk.Image) -> NDArray[np.bool_]:
     return np.stack([each != 0 for each in _planes(series, mask, sitk.sitkNearestNeighbor)])
 
 
-def _interpolated(series: Series, shares: sitk.Image) -> NDArray[np.float32]:
+def _interpolated(series: Series, values: sitk.Image) -> NDArray[np.float32]:
     import SimpleITK as sitk  # noqa: PLC0415
 
-    there: NDArray[np.float32] = np.stack(list(_planes(series, shares, sitk.sitkLinear)))
-    return there.clip(0, 1)
+    return np.stack(list(_planes(series, values, sitk.sitkLinear)))
 
 
 def _planes(series: Series, image: sitk.Image, interpolator: int) -> Iterator[NDArray[Any]]:

@@ -156,6 +156,26 @@ class KeyImages:
 
 
 @dataclass(frozen=True, eq=False)
+class ParametricMap:
+    """A number per voxel, on the source's own slices (PS3.3 A.75).
+
+    Attributes:
+        values: a SimpleITK image on any grid, or a numpy array `(slices, rows, columns)` of the series' `volume()` or
+            of its own slices; finite.
+        quantity: what the numbers are: a Code, or plain text.
+        unit: UCUM code (`1` is a plain number), or a Code.
+        series: the series the values lie on; needed where an app has a whole study.
+        description: of the series it goes into.
+    """
+
+    values: Any
+    quantity: Code | str
+    unit: Code | str = "1"
+    series: Series | None = None
+    description: str = "map"
+
+
+@dataclass(frozen=True, eq=False)
 class EncapsulatedPdf:
     """A PDF in the study (PS3.3 A.45.1).
 
@@ -179,5 +199,7 @@ class File:
     path: Path | str
 
 
-Result: TypeAlias = "SecondaryCapture | MeasurementReport | Segmentation | KeyImages | EncapsulatedPdf | File | Dataset"
+Result: TypeAlias = (
+    "SecondaryCapture | MeasurementReport | Segmentation | KeyImages | ParametricMap | EncapsulatedPdf | File | Dataset"
+)
 """A pydicom Dataset is for those who know DICOM: identity, UIDs and times are radnode's all the same."""

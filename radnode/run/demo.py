@@ -98,7 +98,7 @@ class Demo:
         self._shown = len(timeline)
 
     def _results(self) -> None:
-        from radnode.run.local import preview  # noqa: PLC0415 - needs Pillow
+        from radnode.run.preview import preview  # noqa: PLC0415 - needs Pillow
 
         files = [each.path for each in self.sink.received if each.path is not None]
         pictures = [preview(each) for each in files if read_outgoing(each).sop_class_uid == _SECONDARY_CAPTURE]

@@ -11,15 +11,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.misc import is_dicom
 
 from radnode.dicom.volume import read_series
 from radnode.domain.app import App
 from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
 from radnode.domain.jobs import Assignment, JobInput, job_id
-from radnode.domain.study import Series
-from radnode.run.process import MANIFEST, process
+from radnode.domain.study import Series, Study
+from radnode.run.preview import preview
+from radnode.run.process import MANIFEST, process, read_input
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,18 @@ def _run(app: App[Any], job: Assignment, out: Path, progress: Callable[[str], No
     name = ", ".join(job.inputs)
     _remove_previous(out)
     made = process(app, job, out, lambda text: progress(f"{app.name} on {name}: {text}"))
-    files = []
+    files, sources = [], _series_of(job)
     for each in made["objects"]:
         files.append(out / each["file"])
-        if each["kind"] == "sc":
-            files.append(preview(out / each["file"]))
+        picture = preview(out / each["file"], sources)
+        files += [picture] if picture else []
     files += [out / each for each in made["files"]]
     return LocalRun(name, tuple(files), made["reason"], "", made["seconds"])
+
+
+def _series_of(job: Assignment) -> tuple[Series, ...]:
+    source = read_input(job)
+    return source.series if isinstance(source, Study) else (source,)
 
 
 def _remove_previous(out: Path) -> None:
@@ -129,14 +134,6 @@ def _assignment(
     identity = job_id(app.name, app.version, options, inputs, predecessor=f"local {created}")
     paths = {each.name: list(each.paths) for each in inputs}
     return Assignment(identity, app.name, app.version, level, options, paths, created, models=dict(models or {}))
-
-
-def preview(path: Path) -> Path:
-    from PIL import Image  # noqa: PLC0415
-
-    preview = path.with_suffix(".png")
-    Image.fromarray(dcmread(path).pixel_array).save(preview)
-    return preview
 
 
 def dicom_files(folder: Path) -> Iterable[Path]:

@@ -16,14 +16,15 @@ from radnode.domain.errors import ResultError
 from radnode.domain.findings import MeasurementReport
 from radnode.domain.jobs import Assignment
 from radnode.domain.model import ModelIdentity
-from radnode.domain.results import EncapsulatedPdf, KeyImages, Result, SecondaryCapture, Segmentation
+from radnode.domain.results import EncapsulatedPdf, KeyImages, ParametricMap, Result, SecondaryCapture, Segmentation
 from radnode.domain.study import Series, Study
 
 __all__ = ["Encoded", "encode"]
 
-_KINDS: dict[type, str] = {
+KINDS: dict[type, str] = {
     Segmentation: "seg",
     SecondaryCapture: "sc",
+    ParametricMap: "pm",
     EncapsulatedPdf: "pdf",
     Dataset: "raw",
     MeasurementReport: "sr",
@@ -71,15 +72,15 @@ def _encoded(result: Result, context: Context) -> Iterator[Encoded]:
 
 def load_all() -> None:
     """Imports the modules of all kinds."""
-    for module in _KINDS.values():
+    for module in KINDS.values():
         import_module(f"{__name__}.{module}")
 
 
 def _module(result: Result, assignment: Assignment) -> str:
-    for kind, module in _KINDS.items():
+    for kind, module in KINDS.items():
         if isinstance(result, kind):
             return module
     raise ResultError(
         f"app {assignment.app!r} yielded {type(result).__name__}, which is no result",
-        remedy=f"yield {', '.join(each.__name__ for each in _KINDS)} or File",
+        remedy=f"yield {', '.join(each.__name__ for each in KINDS)} or File",
     )

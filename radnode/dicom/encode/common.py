@@ -317,10 +317,13 @@ def algorithm(context: Context) -> Dataset:
     return item
 
 
-def add_body_part(ds: Dataset, context: Context) -> None:
+def add_body_part(ds: Dataset, context: Context, *, laterality: bool = False) -> None:
+    """The source's body part; images without one need a Laterality, be it empty (PS3.3 C.7.3.1, Type 2C)."""
     copy(context.header, ds, "BodyPartExamined")
     if not ds.get("BodyPartExamined"):
         ds.pop("BodyPartExamined", None)
+        if laterality:
+            ds.Laterality = ""
 
 
 def refer(ds: Dataset, instances: Iterable[Instance]) -> None:

@@ -59,6 +59,10 @@ class Frames:
             item.update(items[index])
         self.items.append(item)
 
+    def share(self, groups: Dataset) -> None:
+        """Functional groups that hold for all frames."""
+        self._shared.append(groups)
+
     def finish(self, ds: Dataset, context: Context) -> None:
         """Adds the frames to the object."""
         ds.NumberOfFrames = len(self.items)

@@ -104,9 +104,7 @@ def _begin(result: SecondaryCapture, context: Context, shown: Picture, kind: str
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     ds.LossyImageCompression = "00"
     ds.PatientOrientation = ""
-    common.add_body_part(ds, context)
-    if "BodyPartExamined" not in ds:
-        ds.Laterality = ""  # has to be there then, be it empty (PS3.3 C.7.3.1, Type 2C)
+    common.add_body_part(ds, context, laterality=True)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = shown.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
@@ -150,13 +148,13 @@ def _series_uid(volume: Any) -> str:
 def _drawn(overlay: Overlay, series: Series) -> Iterator[Picture]:
     masks = [(mask_on_source(series, mask), color) for mask, color in overlay.masks]
     for index, plane in enumerate(series.planes):
-        shown = _windowed(plane, *overlay.window)
+        shown = windowed(plane, *overlay.window)
         for mask, color in masks:
             draw(shown, mask[index], color)
         yield shown
 
 
-def _windowed(plane: Instance, center: float, width: float) -> Picture:
+def windowed(plane: Instance, center: float, width: float) -> Picture:
     """Grey images through the window, colour ones as they are: `(rows, columns, 3)`."""
     units = FileReader().units(plane)
     shape = plane.get("Rows"), plane.get("Columns")

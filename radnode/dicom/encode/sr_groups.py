@@ -148,10 +148,12 @@ def _number(measurement: Measurement, context: Context) -> hd.Measurement:
         if isinstance(mask, Segment):
             mask = mask.mask
         value = mask_ml(mask, None if hasattr(mask, "GetSpacing") else context.only_series(series))
-    unit = measurement.unit
-    if isinstance(unit, str):
-        unit = Code(unit, "UCUM", _UNITS.get(unit, unit))
-    return hd.Measurement(concept(Code.named(measurement.name)), value, concept(unit))
+    return hd.Measurement(concept(Code.named(measurement.name)), value, concept(unit_of(measurement.unit)))
+
+
+def unit_of(unit: Code | str) -> Code:
+    """A UCUM unit by its code."""
+    return unit if isinstance(unit, Code) else Code(unit, "UCUM", _UNITS.get(unit, unit))
 
 
 def _probabilities(findings: Sequence[Finding]) -> list[hd.Measurement] | None:
