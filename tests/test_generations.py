@@ -157,7 +157,7 @@ def test_held_late_images_wait_for_a_person_beside_the_result_there_is(desk: Des
     assert desk.sent() == [("a", "waiting")]
     assert desk.study()["state"] == "attention"
     with desk.ledger.begin() as tx:
-        assert generations.release(tx, desk.jobs()[2].id, "me")
+        assert generations.again(tx, desk.jobs()[2].id, "me")
     assert desk.states() == ["done", "cancelled", "waiting"]
     assert desk.sent() == [("a", "cancelled")]
 
@@ -252,6 +252,23 @@ def test_a_changed_option_makes_a_result_that_supersedes_the_one_before(desk: De
     desk.push(files)
     first, second = desk.jobs()
     assert (second.supersedes, desk.events("job")[1]["why"]) == (first.id, "the rule or its app has changed")
+
+
+def test_a_person_has_a_job_run_again_and_its_result_supersedes_the_one_before(desk: Desk, tmp_path: Path) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.route("{name: one, app: test, send_to: [a]}", "{name: two, app: test, send_to: [b]}")
+    desk.push(files)
+    job = desk.run()
+    desk.deliver()
+    with desk.ledger.begin() as tx:
+        new = generations.rerun(tx, job.id, "me", job.app_version)
+    first, second = desk.jobs()
+    assert (second.id, second.predecessor, second.supersedes) == (new, first.id, first.id)
+    assert desk.inputs(second) == desk.inputs(first)
+    desk.push(files)
+    assert desk.states() == ["done", "waiting"]
+    desk.run()
+    assert sorted(desk.sent()[2:]) == [("a", "waiting"), ("b", "waiting")]
 
 
 # ---- corrected -------------------------------------------------------------------------------------------------------

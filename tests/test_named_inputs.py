@@ -120,7 +120,7 @@ def test_nothing_runs_until_the_wait_for_an_input_ends_and_then_what_the_rule_sa
     assert (job["state"], job["error"], again.tickets.sent) == ("held", "input t1ce never came", [])
     assert again.view()["state"] == "attention"
     with ledger.begin() as tx:
-        assert generations.release(tx, job["id"], "anna")  # run it without
+        assert generations.again(tx, job["id"], "anna")  # run it without
     assert again.jobs()[0]["state"] == "waiting"
 
 

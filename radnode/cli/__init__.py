@@ -193,6 +193,42 @@ def resend(
 
 
 @app.command(rich_help_panel=ACT)
+def rerun(
+    ids: Ids = None,
+    of_app: OfApp = "",
+    rule: OfRule = "",
+    state: OfState = "",
+    since: Since = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Computes again what has ended, by the apps as they are now; the new results supersede those before."""
+    from radnode.run import act
+
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")
+    _acted(act.rerun(_settings(), chosen, dry_run=dry_run), "computed again", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
+def release(
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Job IDs or their beginnings, accession numbers, Study Instance UIDs.")
+    ] = None,
+    of_app: OfApp = "",
+    rule: OfRule = "",
+    state: OfState = "",
+    since: Since = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lets held jobs and studies go, and takes the flag off results whose images were rejected."""
+    from radnode.run import act
+
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")
+    _acted(act.release(_settings(), chosen, dry_run=dry_run), "released", dry_run, as_json)
+
+
+@app.command(rich_help_panel=ACT)
 def cancel(
     ids: Ids = None,
     of_app: OfApp = "",

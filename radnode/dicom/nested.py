@@ -45,7 +45,13 @@ def stretch(source: Source, position: int, length: int) -> bytes:
 
 
 def values_inside(
-    data: bytes, encoding: Encoding, vr: bytes, path: Sequence[int], attribute: Attribute, charset: Charset
+    data: bytes,
+    encoding: Encoding,
+    vr: bytes,
+    path: Sequence[int],
+    attribute: Attribute,
+    charset: Charset,
+    most: int = MOST,
 ) -> tuple[Value, ...]:
     """The attribute's values in all items of a sequence, one after the other.
 
@@ -58,9 +64,9 @@ def values_inside(
     found: list[Value] = []
     for each in items.values(Place(vr, 0, len(data)), path, attribute, charset):
         found += each
-        if len(found) >= MOST:
+        if len(found) >= most:
             break
-    return tuple(found[:MOST])
+    return tuple(found[:most])
 
 
 def count_items(data: bytes, encoding: Encoding, vr: bytes) -> int:

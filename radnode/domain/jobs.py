@@ -64,15 +64,15 @@ def job_id(  # every argument is part of the identity (design, "Jobs")
     inputs: Sequence[JobInput],
     *,
     revision: int = 0,
-    identity: int = 0,
     predecessor: str = "",
+    identity: int = 0,
 ) -> str:
     """The job's identity: equal for equal work, whoever asks for it. 32 hexadecimal characters.
 
     Args:
         revision: how often an input's pixels or geometry were corrected.
-        identity: how often its patient or study attributes were.
         predecessor: the job whose place it takes.
+        identity: how often its patient or study attributes were corrected.
     """
     parts: list[Any] = [
         app,
@@ -86,6 +86,11 @@ def job_id(  # every argument is part of the identity (design, "Jobs")
     ]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def successor_id(work: str, identity: int, predecessor: str) -> str:
+    """The identity of a job that takes another's place."""
+    return job_id(work, "", {}, (), identity=identity, predecessor=predecessor)
 
 
 @dataclass(frozen=True)

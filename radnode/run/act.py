@@ -12,11 +12,12 @@ from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
 from radnode.run.look import ledger_of
 from radnode.settings import Settings
-from radnode.state import deliveries, generations, intake, jobs, pauses, views
+from radnode.state import deliveries, generations, holds, intake, jobs, pauses, views
 from radnode.state.ledger import Transaction
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_RETRYABLE_JOBS = ("failed", "cancelled")
+_RETRYABLE_JOBS = ("failed", "cancelled", "held")
+_ENDED = ("done", "declined", "failed", "cancelled")
 _RETRYABLE_DELIVERIES = ("parked", "held", "expired", "waiting")
 
 
@@ -54,10 +55,7 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     chosen.checked()
 
     def act(tx: Transaction) -> list[str]:
-        done = []
-        if not chosen.destination:
-            done = _jobs(tx, chosen, _RETRYABLE_JOBS, jobs.retry, dry_run)
-            done += _jobs(tx, chosen, ("held",), generations.release, dry_run)
+        done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, generations.again, dry_run)
         return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
 
     return _acting(settings, act)
@@ -68,6 +66,37 @@ def resend(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list
     chosen.checked()
     finished = ("delivered", *_RETRYABLE_DELIVERIES)
     return _acting(settings, lambda tx: _deliveries(tx, chosen, finished, deliveries.resend, dry_run))
+
+
+def rerun(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
+    """Computes again what has ended, by the apps as they are installed now; the results supersede those before."""
+    chosen.checked()
+    catalog = app_finder.find(settings.apps)
+
+    def act(tx: Transaction, job_id: str, who: str) -> bool:
+        app = jobs.get(tx, job_id).app
+        if app and (fault := catalog.broken(app)) is not None:
+            raise RadnodeError(f"app {app} cannot run: {fault}", remedy="`radnode apps` lists those that can")
+        return bool(app) and bool(generations.rerun(tx, job_id, who, catalog.version(app)))
+
+    return _acting(settings, lambda tx: _jobs(tx, chosen, _ENDED, act, dry_run))
+
+
+def release(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
+    """Lets held jobs and studies go, and takes the flag off results whose images were rejected; says which."""
+    chosen.checked()
+
+    def act(tx: Transaction) -> list[str]:
+        who = getpass.getuser()
+        found = _jobs(tx, chosen, ("held",), generations.again, dry_run)
+        if chosen.ids:
+            found += [f"job {each}" for each in holds.flagged(tx, chosen.ids) if dry_run or holds.unflag(tx, each, who)]
+        if chosen.ids or chosen.state == "held":
+            held = holds.studies(tx, chosen.ids)
+            found += [f"study {uid}" for uid in held if dry_run or holds.release(tx, uid, who)]
+        return found
+
+    return _acting(settings, act)
 
 
 def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from radnode import metrics
+from radnode.dicom.rejection import REASONS
 from radnode.domain.routing import Catalog, Evaluation, Routing, evaluate_series, evaluate_study
 from radnode.domain.study import Study
 from radnode.run.broker import Tickets
@@ -12,7 +13,7 @@ from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.run.making import Making, Match
 from radnode.run.named_inputs import NamedInputs, match_of
 from radnode.settings import Settings
-from radnode.state import intake
+from radnode.state import intake, rejections
 from radnode.state.ledger import Ledger, Record, Transaction, Unavailable, note
 from radnode.telemetry import log
 
@@ -62,6 +63,7 @@ class Completion:
             matched, row.seen, quiet, [each.rule.complete.series for each in matched], routing.complete.series
         )
         early = [] if wait else self._inputs.early(filed, routing)
+        rejected, now = [] if wait else self._filing.rejections(filed), self._ledger.now()
         made: list[str] = []
         with self._ledger.begin("complete series") as tx:
             if not wait and not self._complete_series(tx, filed, evaluations):
@@ -71,6 +73,8 @@ class Completion:
                 made += self._making.make(tx, match)
             for match in early:
                 made += self._inputs.make(tx, match)
+            for row_of_note, said in rejected:
+                rejections.reject(tx, row_of_note, row.study_id, said.code, REASONS[said.code], said.uids, now)
         self._after("series", row, wait, made)
         if not wait:
             metrics.series_completed.inc()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from radnode.dicom.compare import Difference, difference
 from radnode.dicom.headers import read_attributes
+from radnode.dicom.rejection import EXPIRED, KEY_OBJECT_SELECTION, Rejection, read_rejection
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
 from radnode.domain.study import Instance, Series, Value
 from radnode.settings import Settings
-from radnode.state import intake
+from radnode.state import intake, rejections
 from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
@@ -108,6 +110,8 @@ class Filing:
         """The newest copy of each instance with what its header says; None where nothing sound is left."""
         with self._ledger.read() as tx:
             rows = intake.instances_of(tx, row.id)
+            out = rejections.rejected(tx, row.study_id, EXPIRED)
+        rows = [each for each in rows if not _is_out(each, out)]
         copies = self._judged(row, rows)
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY, KEPT)
         instances = tuple(self._read(each.newest, row, keywords) for each in copies.values())
@@ -118,6 +122,16 @@ class Filing:
         with self._ledger.read() as tx:
             rows = intake.series_of(tx, study_id)
         return {each.uid: each for each in (self.file(row, routing) for row in rows) if each is not None}
+
+    def rejections(self, filed: Filed) -> list[tuple[Record, Rejection]]:
+        """Rejection notes among what is new in a series, with their rows."""
+        notes = []
+        for row in filed.instances:
+            if row.generation == 0 and row.sop_class_uid == KEY_OBJECT_SELECTION:
+                with suppress(NotDicomError):
+                    if said := read_rejection(self._settings.spool / row.path):
+                        notes.append((row, said))
+        return notes
 
     def _read(self, row: Record, series: Record, keywords: Iterable[str]) -> Instance:
         """A header that cannot be read leaves what the receiver knew: it is routed on that."""
@@ -176,6 +190,14 @@ class Filing:
 
 def _is_short(values: list[list[Value]]) -> bool:
     return len(values) <= _MOST_KEPT and sum(len(str(one)) for each in values for one in each) <= _LONGEST_KEPT
+
+
+def _is_out(row: Record, out: Mapping[str, int | None]) -> bool:
+    """Whether a rejection note has taken this copy back."""
+    if row.sop_instance_uid not in out:
+        return False
+    before = out[row.sop_instance_uid]
+    return before is None or row.id < before
 
 
 def same_data_set(one: Path, other: Path) -> bool:

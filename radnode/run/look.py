@@ -161,6 +161,10 @@ def render_apps(found: Sequence[View]) -> RenderableType:
 def _study_tree(study: View) -> Tree:
     label = f"study {study['StudyInstanceUID']}, accession {study['AccessionNumber'] or '(none)'} "
     tree = Tree(_line(label, _state(study["state"])))
+    if study["held"]:
+        tree.add(_text(f"held: {study['held']} -> radnode release {study['StudyInstanceUID']}"))
+    if study["purged"]:
+        tree.add(_text(f"purged {_clock(study['purged'])}: its images and results are not kept here any more"))
     for each in study["series"]:
         description = each["SeriesDescription"] or each["SeriesInstanceUID"]
         branch = tree.add(
@@ -175,11 +179,24 @@ def _study_tree(study: View) -> Tree:
         branch = tree.add(line)
         if each["error"]:
             branch.add(_text(each["error"].partition("\n")[0]))
-        if each["state"] in ("failed", "held"):
-            branch.add(_text(f"radnode retry {each['id'][:12]}  runs it again"))
+        for remedy in _remedies(each):
+            branch.add(_text(remedy))
     _add_deliveries(tree, study["deliveries"])
     _add_timeline(tree, study["timeline"])
     return tree
+
+
+def _remedies(job: View) -> Iterator[str]:
+    """What a person can do about a job."""
+    short = job["id"][:12]
+    if job["superseded_by"]:
+        yield f"superseded by job {job['superseded_by'][:12]}"
+    elif job["state"] == "held":
+        yield f"radnode release {short}  runs it; radnode cancel {short}  drops it"
+    elif job["state"] == "failed":
+        yield f"radnode retry {short}  runs it again"
+    if job["flag"]:
+        yield f"{job['flag']} -> see to its results in the PACS, then radnode release {short}"
 
 
 def _verdicts(timeline: Sequence[View], series_uid: str) -> Iterator[Text]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from radnode import metrics
 from radnode.domain.generations import Asked, Step, next_step
-from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id
+from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successor_id
 from radnode.domain.routing import Catalog, Rule, open_at, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
-from radnode.state import generations, jobs
+from radnode.state import generations, intake, jobs
 from radnode.state.ledger import Ledger, Record, Transaction, note
 
 FORWARD = "original"
@@ -55,6 +55,9 @@ class Making:
     def make(self, tx: Transaction, match: Match) -> list[str]:
         """The match's jobs; returns the queues to send a ticket to."""
         rule = match.rule
+        if held := intake.study_of(tx, match.study_id).held:
+            match.note(tx, "held", why=held)
+            return []
         metrics.rules_matched.labels(rule.name).inc()
         if rule.app is not None:
             return self._run(tx, match)
@@ -101,6 +104,7 @@ class Making:
                 rule.app or "", rule.app_version, rule.options, inputs, revision=corrected[0], identity=corrected[1]
             ),
             work=work,
+            revision=corrected[0],
             identity=corrected[1],
             study_id=match.study_id,
             series_id=match.series_id,
@@ -190,14 +194,14 @@ def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) ->
         frozenset(generations.inputs_of(tx, last.id)),
         last.work,
         (last.app_version, last.options),
-        JobState(last.state),
+        None if last.flag else JobState(last.state),  # what was made of rejected images is no result to go on from
         bool(results),
     )
     now = Asked(frozenset(_images(match.chosen)), new.work, (new.app_version, new.options))
     step, why = next_step(before, now, match.rule.late)
     return step, replace(
         new,
-        id=job_id(new.work, "", {}, [], identity=new.identity, predecessor=last.id),
+        id=successor_id(new.work, new.identity, last.id),
         predecessor=last.id,
         supersedes=generations.seen(tx, last),
         reissues=last.id if step is Step.REISSUE else "",

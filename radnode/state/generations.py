@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, exists, or_, select, update
 
+from radnode.domain.jobs import JobInput, SeriesLabel, successor_id
+from radnode.domain.jobs import job_id as identify
 from radnode.state import deliveries, jobs, schema
 from radnode.state.jobs import CANCELLED, DONE, HELD, RUNNING, WAITING, NewJob
 from radnode.state.ledger import take_turns
@@ -30,7 +33,7 @@ def standing(tx: Connection, study_id: int, series_id: int | None, rule: str) ->
 def same_work(tx: Connection, new: NewJob) -> Row[Any] | None:
     """A job of the study that does, or has done, the same work under the same identity, if it still stands."""
     same = and_(_job.study_id == new.study_id, _job.work == new.work, _job.identity == new.identity)
-    query = select(schema.job).where(same, _job.app == new.app, _job.superseded_by == "")
+    query = select(schema.job).where(same, _job.app == new.app, _job.superseded_by == "", _job.flag == "")
     return tx.execute(query.order_by(_job.created_at.desc()).limit(1)).first()
 
 
@@ -80,14 +83,73 @@ def supersede(tx: Connection, old: Row[Any], rule: str, by: str) -> None:
     jobs.noted(tx, old, "superseded", rule=rule, by=by, withdrawn=withdrawn)
 
 
-def release(tx: Connection, job_id: str, who: str) -> bool:
-    """A person lets a held job run: it takes the place of what it was held beside."""
+def again(tx: Connection, job_id: str, who: str) -> bool:
+    """A person lets a failed, cancelled or held job run; a held one takes the place of what it was held beside."""
     take_turns(tx, "jobs")
     job = jobs.get(tx, job_id)
-    if job.state != HELD or not jobs.retry(tx, job_id, who):
+    if not jobs.retry(tx, job_id, who):
         return False
-    for rule, series_id in tx.execute(select(_asked.rule, _asked.series_id).where(_asked.job_id == job_id)).all():
+    for rule, series_id in _rules_of(tx, job_id) if job.state == HELD else ():
         for old in standing(tx, job.study_id, series_id, rule):
             if old.id != job_id:
                 supersede(tx, old, rule, job_id)
     return True
+
+
+def rerun(tx: Connection, job_id: str, who: str, app_version: str) -> str:
+    """A person wants a job's work done again, by this version of its app; returns the new job's ID.
+
+    The new job takes the old one's place, for all rules that want it.
+    """
+    take_turns(tx, "jobs")
+    old = tx.execute(select(schema.job).where(_job.id == job_id).with_for_update()).one()
+    inputs = _named_inputs(tx, job_id)
+    names = [JobInput(name, "", tuple(by_uid), ()) for name, by_uid in inputs.items()]
+    work = identify(old.app, app_version, old.options, names, revision=old.revision)
+    rules = _rules_of(tx, job_id)
+    new = NewJob(
+        id=successor_id(work, old.identity, old.id),
+        work=work,
+        revision=old.revision,
+        identity=old.identity,
+        predecessor=old.id,
+        supersedes=seen(tx, old),
+        why=f"{who} wants it again",
+        study_id=old.study_id,
+        series_id=old.series_id,
+        rule=old.rule,
+        routing_version=old.routing_version,
+        app=old.app,
+        app_version=app_version,
+        level=old.level,
+        options=old.options,
+        send_to=tuple(old.send_to),
+        queue=old.queue,
+        priority=old.priority,
+        last_image_at=old.last_image_at,
+        inputs={name: list(by_uid.values()) for name, by_uid in inputs.items()},
+        label=SeriesLabel(**old.label),
+    )
+    jobs.create(tx, new)
+    for rule, series_id in rules:
+        jobs.join(tx, replace(new, rule=rule, series_id=series_id))
+        supersede(tx, old, rule, new.id)
+    return new.id
+
+
+def _rules_of(tx: Connection, job_id: str) -> Sequence[tuple[str, int | None]]:
+    """Rules that still want a job, each with the series it wants it for."""
+    query = select(_asked.rule, _asked.series_id).where(_asked.job_id == job_id, _asked.superseded_by == "")
+    return [(rule, series_id) for rule, series_id in tx.execute(query)]
+
+
+def _named_inputs(tx: Connection, job_id: str) -> dict[str, dict[str, int]]:
+    """Input name -> SOP Instance UID -> id of the instance."""
+    joined = schema.job_input.join(schema.instance, schema.instance.c.id == schema.job_input.c.instance_id)
+    columns = schema.job_input.c.name, schema.instance.c.sop_instance_uid, schema.instance.c.id
+    named: dict[str, dict[str, int]] = {}
+    for name, uid, instance_id in tx.execute(
+        select(*columns).select_from(joined).where(schema.job_input.c.job_id == job_id).order_by(schema.instance.c.id)
+    ):
+        named.setdefault(name, {})[uid] = instance_id
+    return named

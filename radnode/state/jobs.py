@@ -29,7 +29,7 @@ class NewJob:
     Attributes:
         inputs: input name -> ids of instances in the ledger.
         not_before: on the ledger's clock; 0 for at once.
-        work, identity, predecessor, supersedes, reissues: see `schema.job`.
+        work, revision, identity, predecessor, supersedes, reissues: see `schema.job`.
         why: what brought it about, for the timeline.
         shadow: its results are kept, and sent nowhere.
     """
@@ -52,6 +52,7 @@ class NewJob:
     expire: float | None = None
     not_before: float = 0.0
     work: str = ""
+    revision: int = 0
     identity: int = 0
     predecessor: str = ""
     supersedes: str = ""
@@ -71,6 +72,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
     row = {
         "id": new.id,
         "work": new.work or new.id,
+        "revision": new.revision,
         "identity": new.identity,
         "predecessor": new.predecessor,
         "supersedes": new.supersedes,

@@ -165,6 +165,7 @@ job = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("work", Text, nullable=False, default=""),
+    Column("revision", Integer, nullable=False, default=0),
     Column("identity", Integer, nullable=False, default=0),
     Column("predecessor", Text, nullable=False, default=""),
     Column("supersedes", Text, nullable=False, default=""),

@@ -16,6 +16,7 @@ View = dict[str, Any]
 
 _ATTENTION_JOBS = (JobState.FAILED.value, JobState.HELD.value)
 _ATTENTION_DELIVERIES = (DeliveryState.PARKED.value, DeliveryState.HELD.value, DeliveryState.EXPIRED.value)
+DONE = JobState.DONE.value
 _LIVE_JOBS = (JobState.WAITING.value, JobState.RUNNING.value)
 _LIVE_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
@@ -116,7 +117,9 @@ class Views:
             "AccessionNumber": row.accession_number,
             "PatientID": row.patient_id,
             "StudyDescription": row.headers.get("StudyDescription", ""),
-            "state": _study_state(row.state, jobs, deliveries, bool(waiting)),
+            "state": "attention" if row.held else _study_state(row.state, jobs, deliveries, bool(waiting)),
+            "held": row.held,
+            "purged": self._time(row.purged_at),
             "received": self._time(row.first_received_at),
             "last_received": self._time(row.last_received_at),
             "series": [self._series(each) for each in series],
@@ -168,6 +171,7 @@ class Views:
             "supersedes": row.supersedes,
             "superseded_by": row.superseded_by,
             "progress": row.progress,
+            "flag": row.flag,
             "created": self._time(row.created_at),
             "started": self._time(row.started_at),
             "finished": self._time(row.finished_at),
@@ -240,7 +244,8 @@ def select_jobs(
 ) -> list[str]:
     """IDs of jobs by their beginnings, or by filters: only those in one of `states`."""
     column = schema.job.c
-    query = select(column.id).where(column.state.in_(states)).order_by(column.created_at)
+    standing = and_(column.state.in_(states), column.superseded_by == "")
+    query = select(column.id).where(standing).order_by(column.created_at)
     for chosen, value in ((column.app, app), (column.rule, rule), (column.state, state)):
         query = query.where(chosen == value) if value else query
     if since is not None:
@@ -263,7 +268,10 @@ def select_deliveries(
     """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states`."""
     column, job = schema.delivery.c, schema.job.c
     query = (
-        select(column.id).join(schema.job, job.id == column.job_id).where(column.state.in_(states)).order_by(column.id)
+        select(column.id)
+        .join(schema.job, job.id == column.job_id)
+        .where(column.state.in_(states), job.superseded_by == "")
+        .order_by(column.id)
     )
     for chosen, value in ((column.destination, destination), (job.app, app), (job.rule, rule)):
         query = query.where(chosen == value) if value else query
@@ -274,9 +282,14 @@ def select_deliveries(
     return list(tx.execute(query).scalars())
 
 
+def _concerns_a_person(job: Row[Any]) -> bool:
+    bad = job.state in _ATTENTION_JOBS or (job.state == DONE and job.flag)
+    return bool(bad) and not job.superseded_by
+
+
 def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool) -> str:
     """`receiving`, `complete` while work or a wait is under way, then `done`, or `attention` where a person can act."""
-    if any(each.state in _ATTENTION_JOBS and not each.superseded_by for each in jobs) or any(
+    if any(_concerns_a_person(each) for each in jobs) or any(
         each.state in _ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
@@ -291,6 +304,7 @@ def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[
 def _needs_attention() -> Any:
     job, delivery = schema.job.c, schema.delivery.c
     mine = job.study_id == schema.study.c.id
-    failed = exists().where(mine, job.state.in_(_ATTENTION_JOBS), job.superseded_by == "")
+    bad = or_(job.state.in_(_ATTENTION_JOBS), and_(job.state == DONE, job.flag != ""))
+    failed = exists().where(mine, bad, job.superseded_by == "")
     parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
-    return or_(failed, parked)
+    return or_(schema.study.c.held != "", failed, parked)

@@ -170,6 +170,7 @@ def upgrade() -> None:
         "job",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("work", sa.Text(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("identity", sa.Integer(), nullable=False),
         sa.Column("predecessor", sa.Text(), nullable=False),
         sa.Column("supersedes", sa.Text(), nullable=False),
