@@ -22,7 +22,7 @@ _PRESENT = hd.CodedConcept("52101004", "SCT", "Present")
 _ABSENT = hd.CodedConcept("2667000", "SCT", "Absent")
 _PROBABILITY = hd.CodedConcept("PROBABILITY", PRIVATE_SCHEME, "Probability")
 _SHARE = hd.CodedConcept("{0:1}", "UCUM", "range: 0:1")
-_UNITS = {
+UNITS = {
     "1": "no units", "%": "percent", "mm": "millimeter", "cm": "centimeter", "mm2": "square millimeter",
     "cm2": "square centimeter", "mm3": "cubic millimeter", "cm3": "cubic centimeter", "mL": "milliliter",
     "s": "second", "ms": "millisecond", "deg": "degree", "[hnsf'U]": "Hounsfield unit", "{ratio}": "ratio",
@@ -153,7 +153,7 @@ def _number(measurement: Measurement, context: Context) -> hd.Measurement:
 
 def unit_of(unit: Code | str) -> Code:
     """A UCUM unit by its code."""
-    return unit if isinstance(unit, Code) else Code(unit, "UCUM", _UNITS.get(unit, unit))
+    return unit if isinstance(unit, Code) else Code(unit, "UCUM", UNITS.get(unit, unit))
 
 
 def _probabilities(findings: Sequence[Finding]) -> list[hd.Measurement] | None:
