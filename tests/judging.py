@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from radnode.dicom.headers import FileMeta
-from radnode.domain.routing import Routing, parse_routing
+from radnode.domain.routing import Catalog, Routing, parse_routing
 from radnode.run.completion import Completion
 from radnode.settings import load
 from radnode.state import intake
@@ -56,11 +56,11 @@ class Tickets:
 class Judge:
     """What core decides by this routing file. Another Judge on the same ledger is core after a restart."""
 
-    def __init__(self, home: Path, ledger: Ledger, text: str) -> None:
+    def __init__(self, home: Path, ledger: Ledger, text: str, catalog: Catalog | None = None) -> None:
         self.settings = load({"RADNODE_HOME": str(home), "RADNODE_TZ": "Europe/Berlin"}, home / "no.env")
         self.ledger, self.tickets = ledger, Tickets()
-        self.completion = Completion(self.settings, ledger, Apps(), self.tickets)  # type: ignore[arg-type]
-        self.routing: Routing = parse_routing(text, catalog=Apps())
+        self.completion = Completion(self.settings, ledger, catalog or Apps(), self.tickets)  # type: ignore[arg-type]
+        self.routing: Routing = parse_routing(text, catalog=catalog or Apps())
         self._began, self._numbers = time.time(), count(1)
 
     def receives(self, uid: str, images: int = 2, *, study: str = STUDY, copy: str = "a", **attributes: Any) -> None:

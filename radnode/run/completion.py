@@ -87,9 +87,9 @@ class Completion:
         if filed:
             study = Study(tuple(each.series for each in filed.values()))
             evaluations = evaluate_study(routing, study, {uid: each.context for uid, each in filed.items()})
-        matched = [each for each in evaluations if each.matched]
+        concerned = [each for each in evaluations if each.matched or each.missing]
         ready, wait = _split(
-            matched, row.seen, quiet, [each.rule.complete.study for each in matched], routing.complete.study
+            concerned, row.seen, quiet, [each.rule.complete.study for each in concerned], routing.complete.study
         )
         made: list[str] = []
         now = self._ledger.now()
@@ -100,7 +100,7 @@ class Completion:
                 verdicts = [each.to_json() for each in evaluations]
                 note(tx, "study complete", study_id=row.id, series=len(filed), rules=verdicts)
                 self._inputs.study_complete(tx, row, evaluations, now)
-            for each in ready:
+            for each in (one for one in ready if one.matched):
                 made += self._inputs.make(tx, match_of(each, filed, routing, row.id))
         self._after("study", row, wait, made)
         if not wait:
@@ -146,7 +146,7 @@ class Completion:
 def _split(
     matched: Sequence[Evaluation], seen: float, quiet: float, times: Sequence[float], default: float
 ) -> tuple[list[Evaluation], float]:
-    """Matches whose quiet time has passed, and until when the others wait (0: for none)."""
+    """Those whose quiet time has passed, and until when the others wait (0: for none)."""
     waiting = [time for time in (times if matched else [default]) if time > quiet]
     ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
     return ready, seen + min(waiting) if waiting else 0.0
