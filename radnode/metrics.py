@@ -26,6 +26,12 @@ associations_open = _gauge("radnode_associations_open", "Associations open now."
 store_seconds = Histogram("radnode_store_seconds", "One C-STORE, by stage.", ("stage",), buckets=_FAST)
 
 series_completed = Counter("radnode_series_completed_total", "Series taken as complete.")
+series_verdicts = Counter(
+    "radnode_series_verdicts_total", "Series taken as complete, by what is known of it.", ("verdict",)
+)
+series_incomplete = _gauge("radnode_series_incomplete", "Series that wait for instances known to be missing.")
+queries = Counter("radnode_queries_total", "Peers asked for what they have or to send it.", ("destination", "outcome"))
+instances_fetched = Counter("radnode_instances_fetched_total", "Missing instances a peer has sent.", ("destination",))
 studies_completed = Counter("radnode_studies_completed_total", "Studies taken as complete.")
 rules_matched = Counter("radnode_rules_matched_total", "Matches of a rule.", ("rule",))
 series_unmatched = Counter("radnode_series_unmatched_total", "Complete series that no rule took.")

@@ -13,11 +13,12 @@ from sqlalchemy import Row, select, update
 
 from radnode import settings as settings_module
 from radnode.dicom.headers import summarize
+from radnode.domain.assembly import Situation
 from radnode.domain.routing import Routing, parse_routing
 from radnode.run import broker
 from radnode.run.apps import find
 from radnode.run.completion import Completion
-from radnode.state import claims, deliveries, intake, jobs, schema
+from radnode.state import assembling, claims, deliveries, intake, jobs, schema
 from radnode.state.arrivals import Arrival
 from radnode.state.ledger import Ledger
 from radnode.state.views import View, Views
@@ -70,11 +71,14 @@ class Desk:
     def judge(self) -> None:
         """All that is open has been quiet for long enough."""
         late = self.ledger.now() + 1e6
-        for kind, quiet in (("series", intake.quiet_series), ("study", intake.quiet_studies)):
-            with self.ledger.read() as tx:
-                found = quiet(tx, late)
-            for row in found:
-                self.completion.judge(kind, row, self.routing, late)
+        with self.ledger.read() as tx:
+            series = assembling.stirred(tx, 0.0, late)
+        for row in series:
+            self.completion.judge_series(row, self.routing, Situation(late - row.seen))
+        with self.ledger.read() as tx:
+            studies = intake.quiet_studies(tx, late)
+        for row in studies:
+            self.completion.judge_study(row, self.routing, late - row.seen)
 
     def push(self, files: Iterable[Path]) -> None:
         self.receive(files)

@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from radnode.dicom.headers import FileMeta
+from radnode.domain.assembly import Situation
 from radnode.domain.routing import Catalog, Routing, parse_routing
 from radnode.run.completion import Completion
 from radnode.settings import load
@@ -95,7 +96,7 @@ class Judge:
     def series_quiet(self, uid: str, seconds: float = 1e6) -> None:
         """Nothing of the series has come for so long."""
         row = self._series(uid)
-        self.completion.judge("series", row, self.routing, row.seen + seconds)
+        self.completion.judge_series(row, self.routing, Situation(seconds))
 
     def study_quiet(self, seconds: float = 1e6, study: str = STUDY) -> None:
         for row in self._rows(study):
@@ -103,7 +104,7 @@ class Judge:
                 self.series_quiet(row.series_instance_uid)
         with self.ledger.read() as tx:
             found = intake.study_of(tx, self._rows(study)[0].study_id)
-        self.completion.judge("study", found, self.routing, found.seen + seconds)
+        self.completion.judge_study(found, self.routing, seconds)
 
     def view(self, study: str = STUDY) -> View:
         with self.ledger.read() as tx:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Row, select
 
 from radnode.domain.errors import LedgerError
-from radnode.state import claims, intake, jobs, pauses, schema
+from radnode.state import assembling, claims, intake, jobs, pauses, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.ledger import Ledger, note, value
 from radnode.state.views import Views
@@ -155,15 +155,15 @@ def test_late_instances_open_a_complete_series_and_its_study_again(ledger: Ledge
     assert [each.state for each in rows(ledger, schema.series) + rows(ledger, schema.study)] == ["receiving"] * 2
     with ledger.read() as tx:
         assert [each.generation for each in intake.instances_of(tx, 1)] == [1, 1, 0, 0]
-        assert intake.quiet_series(tx, 900.0) == []
+        assert assembling.quiet_series(tx, 900.0, {}) == set()
 
 
 def test_a_restart_begins_quiet_times_anew(ledger: Ledger) -> None:
     record(ledger, arrivals(1))
     with ledger.begin() as tx:
         intake.restart_quiet_time(tx, 5000.0)
-        assert intake.quiet_series(tx, 4999.0) == []
-        assert len(intake.quiet_series(tx, 5000.0)) == 1
+        assert assembling.quiet_series(tx, 4999.0, {}) == set()
+        assert len(assembling.quiet_series(tx, 5000.0, {})) == 1
 
 
 def test_a_batch_larger_than_one_statement_takes_is_recorded_whole(ledger: Ledger) -> None:
@@ -318,7 +318,7 @@ def judge(database: Database, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with ledger.read() as tx:
-            open_series = intake.quiet_series(tx, 1e12)
+            open_series = assembling.stirred(tx, 0.0, 1e12)
         for row in open_series:
             with ledger.begin() as tx:
                 ids = [each.id for each in intake.instances_of(tx, row.id) if each.generation == 0]

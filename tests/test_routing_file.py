@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydicom.datadict import keyword_dict
 
 from radnode.domain.app import App, AppOptions, Field
+from radnode.domain.assembly import Times
 from radnode.domain.routing import (
     KEYS,
     STUDY_KEYWORDS,
@@ -147,6 +148,24 @@ def test_a_full_rule_is_understood() -> None:
     assert head.complete == Complete(series=20, study=5400)
     assert str(head.run_between) == "22:00-06:00"
     assert (copy.app, copy.level, copy.priority, copy.send_to) == (None, "study", "low", ("research", "pacs"))
+
+
+def test_when_something_is_complete_is_said_for_the_file_a_sender_and_a_rule() -> None:
+    routing = parse("""\
+senders: [{aet: CT1, complete: {released: 2s, series: 30s}}, {aet: "*"}]
+complete: {series: 90s, give_up: 20m}
+destinations: {pacs: {aet: A, host: b, port: 104, query: true, fetch: move}}
+defaults: {send_to: []}
+rules: [{name: stroke, complete: {series: 10s}}, {name: other}]
+""")
+    assert routing.complete == Complete(series=90, give_up=1200)
+    of_ct = routing.senders.complete_of("CT1", "10.0.0.1", lambda host: ())
+    assert of_ct == Complete(series=30, released=2, give_up=1200)
+    assert routing.senders.complete_of("MR1", "10.0.0.1", lambda host: ()) is None
+    stroke, other = (rule.complete.of_sender(of_ct) for rule in routing.rules)
+    assert stroke.times == Times(quiet=10, released=2, give_up=1200)
+    assert other.times == Times(quiet=30, released=2, give_up=1200)
+    assert (routing.destinations["pacs"].query, routing.destinations["pacs"].fetch) == (True, "move")
 
 
 def test_what_is_not_said_has_its_default() -> None:
@@ -349,6 +368,16 @@ def test_anchors_and_aliases_may_be_used() -> None:
             "rules: []\ndestinations: {p: {aet: A, host: b, port: 104, zzz: on}}\n",
             2,
             f"'zzz' is no key of a destination; there are {', '.join(KEYS['a destination'])}",
+        ),
+        (
+            "rules: []\ndestinations: {p: {aet: A, host: b, port: 104, fetch: get}}\n",
+            2,
+            "fetch needs `query: true`: what is missing has to be asked for first",
+        ),
+        (
+            "rules: []\nsenders: [{complete: {series: 5s}}]\n",
+            2,
+            "a sender has an aet, a host, or both; `senders: any` admits everybody",
         ),
         (
             "rules: []\ndestinations: {p: {aet: A, host: b, port: 70000}}\n",

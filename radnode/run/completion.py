@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from radnode import metrics
 from radnode.dicom.rejection import REASONS
+from radnode.domain.assembly import Assessment, Situation, Times, Verdict, assemble, judge
 from radnode.domain.routing import Catalog, Evaluation, Routing, evaluate_series, evaluate_study
 from radnode.domain.study import Study
 from radnode.run.broker import Tickets
 from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.run.making import Making, Match
 from radnode.run.named_inputs import NamedInputs, match_of
+from radnode.run.reload import addresses_of
 from radnode.settings import Settings
-from radnode.state import intake, rejections
+from radnode.state import assembling, intake, rejections
 from radnode.state.ledger import Ledger, Record, Transaction, Unavailable, note
 from radnode.telemetry import log
 
@@ -30,55 +32,86 @@ class Completion:
         self._inputs = NamedInputs(ledger, self._filing, self._making)
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 
-    def postponed(self, kind: str, row: Record, now: float) -> bool:
-        """Whether a rule's longer quiet time is still being waited for, and nothing new has come since."""
-        changes, until = self._later.get((kind, row.id), (-1, 0.0))
-        return changes == row.changes and now < until
+    def postponed(self, now: float) -> dict[str, dict[int, int]]:
+        """Series and studies that wait for a longer quiet time: by their id, with what they had received then."""
+        found: dict[str, dict[int, int]] = {"series": {}, "study": {}}
+        for (kind, row_id), (changes, until) in list(self._later.items()):
+            if now < until:
+                found[kind][row_id] = changes
+        return found
 
-    def judge(self, kind: str, row: Record, routing: Routing, at: float) -> None:
-        """Judges a quiet series or study. One that cannot be judged is tried again later, and holds up no other.
-
-        Args:
-            at: on the ledger's clock, the moment up to which every receiver has told what it received.
-        """
+    def judge_series(self, row: Record, routing: Routing, now: Situation) -> Assessment | None:
+        """Judges a series, by all that is known around it. One that cannot be judged is tried again later (None), and
+        holds up no other. Raises what the ledger raises when it does not answer."""
         try:
-            (self._series if kind == "series" else self._study)(row, routing, at - row.seen)
+            return self._series(row, routing, now)
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001 - whatever strangers' data brings about: it is this series' fault alone
-            log().exception("cannot be judged", kind=kind, row=row.id, again_in=_FAULT_PAUSE)
-            self._later[kind, row.id] = (row.changes, self._ledger.now() + _FAULT_PAUSE)
+            self._try_again("series", row)
+            return None
 
-    def _series(self, row: Record, routing: Routing, quiet: float) -> None:
-        """Holds the series-level rules against a quiet series, makes their jobs, completes it."""
+    def judge_study(self, row: Record, routing: Routing, quiet: float) -> None:
+        """Judges a study all of whose series are complete, as `judge_series` does.
+
+        Args:
+            quiet: seconds for which nothing of it has come; every receiver has told what it received since.
+        """
+        try:
+            self._study(row, routing, quiet)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001
+            self._try_again("study", row)
+
+    def wake(self, series_id: int) -> None:
+        """Something new is known around a series: it need not wait for what it waits for."""
+        self._later.pop(("series", series_id), None)
+
+    def _try_again(self, kind: str, row: Record) -> None:
+        log().exception("cannot be judged", kind=kind, row=row.id, again_in=_FAULT_PAUSE)
+        self._later[kind, row.id] = (row.changes, self._ledger.now() + _FAULT_PAUSE)
+
+    def _series(self, row: Record, routing: Routing, situation: Situation) -> Assessment:
+        """Holds the series-level rules against a series, makes the jobs of those whose time has come, completes it."""
         filed = self._filing.file(row, routing)
         if filed is None:
             with self._ledger.begin("complete empty series") as tx:
                 nothing = {"generation": row.generation, "instance_ids": (), "instances": 0, "headers": row.headers}
                 intake.complete_series(tx, row, **nothing)
-            return
+            return Assessment(Verdict.PRESUMED, True, "nothing is left of it")
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
-        ready, wait = _split(
-            matched, row.seen, quiet, [each.rule.complete.series for each in matched], routing.complete.series
-        )
-        early = [] if wait else self._inputs.early(filed, routing)
-        rejected, now = [] if wait else self._filing.rejections(filed), self._ledger.now()
+        times, assessed = _assess(row, routing, matched, filed, situation)
+        whole = min(assessed, key=lambda each: (each.done, list(Verdict).index(each.verdict)))
+        early = self._inputs.early(filed, routing) if whole.done else []
+        rejected, now = self._filing.rejections(filed) if whole.done else [], self._ledger.now()
         made: list[str] = []
         with self._ledger.begin("complete series") as tx:
-            if not wait and not self._complete_series(tx, filed, evaluations):
-                return
-            for each in ready:
-                match = Match(each.rule, routing.version, row.study_id, row.id, (filed,), (filed.uid,))
-                made += self._making.make(tx, match)
+            if whole.done:
+                if not self._complete_series(tx, filed, evaluations, whole):
+                    return whole
+            elif whole.missing:
+                assembling.found_missing(tx, row, whole.missing, whole.evidence)
+            for each, verdict in zip(matched, assessed, strict=False):
+                if verdict.done:
+                    match = Match(each.rule, routing.version, row.study_id, row.id, (filed,), (filed.uid,))
+                    made += self._making.make(tx, match)
             for match in early:
                 made += self._inputs.make(tx, match)
             for row_of_note, said in rejected:
                 rejections.reject(tx, row_of_note, row.study_id, said.code, REASONS[said.code], said.uids, now)
-        self._after("series", row, wait, made)
-        if not wait:
+        waits = [
+            each.give_up if verdict.missing else each.quiet
+            for each, verdict in zip(times, assessed, strict=True)
+            if not verdict.done
+        ]
+        self._after("series", row, row.seen + min(waits) if waits else 0.0, made)
+        if whole.done:
             metrics.series_completed.inc()
+            metrics.series_verdicts.labels(whole.verdict.value).inc()
             metrics.series_unmatched.inc(not matched)
+        return whole
 
     def _study(self, row: Record, routing: Routing, quiet: float) -> None:
         """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
@@ -120,12 +153,15 @@ class Completion:
         for queue in queues:
             self._tickets.send(queue)
 
-    def _complete_series(self, tx: Transaction, filed: Filed, evaluations: Sequence[Evaluation]) -> bool:
+    def _complete_series(
+        self, tx: Transaction, filed: Filed, evaluations: Sequence[Evaluation], whole: Assessment
+    ) -> bool:
         row, series = filed.row, filed.series
         new = [each.id for each in filed.instances if each.generation == 0]
         generation = row.generation + bool(new)
         headers = {keyword: series.first.text(keyword) for keyword in OF_SERIES}
-        counted = {"generation": generation, "instance_ids": new, "instances": len(filed.instances)}
+        instances = len(filed.instances)
+        counted = {"generation": generation, "instance_ids": new, "instances": instances, "missing": whole.missing}
         if not intake.complete_series(tx, row, **counted, headers=headers, kept=filed.kept):
             return False
         study = {keyword: series.first.text(keyword) for keyword in OF_STUDY}
@@ -135,12 +171,25 @@ class Completion:
             "complete",
             study_id=row.study_id,
             series_id=row.id,
-            instances=len(filed.instances),
+            instances=instances,
             new=len(new),
             generation=generation,
+            verdict=whole.verdict.value,
+            evidence=whole.evidence,
+            missing=whole.missing,
             rules=[each.to_json() for each in evaluations],
         )
         return True
+
+
+def _assess(
+    row: Record, routing: Routing, matched: Sequence[Evaluation], filed: Filed, situation: Situation
+) -> tuple[list[Times], list[Assessment]]:
+    """By the times of each rule that matches, or of the file where none does: what is to be thought of the series."""
+    sender = routing.senders.complete_of(row.calling_aet, row.peer, addresses_of)
+    completes = [each.rule.complete for each in matched] or [routing.complete]
+    times, here = [each.of_sender(sender).times for each in completes], assemble(filed.series)
+    return times, [judge(here, situation, each) for each in times]
 
 
 def _split(

@@ -10,7 +10,6 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +20,10 @@ from radnode.dicom.headers import summarize
 from radnode.domain.errors import LedgerError
 from radnode.run import broker as brokers
 from radnode.run.apps import find
+from radnode.run.assembling import Assembling
 from radnode.run.commitment import Gate
 from radnode.run.completion import Completion
+from radnode.run.inquiry import Inquiry
 from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
@@ -65,9 +66,9 @@ class Core:
         self.catalog = find(settings.apps)
         self.routing_file = RoutingFile(settings.routing, self.ledger, self.catalog)
         self.completion = Completion(settings, self.ledger, self.catalog, self.tickets)
+        inquiry = Inquiry(settings, self.ledger, self.spool)
+        self.assembling = Assembling(settings, self.ledger, self.barrier, self.completion, inquiry)
         self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
-        self._awaited = 0
-        self._deaf = True
         self._timers: dict[str, float] = {}
 
     def run(self, stop: StopSignal) -> None:
@@ -109,12 +110,11 @@ class Core:
 
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
-        alive = partial(receiver_alive, self.settings.run)  # asked anew for each: receivers start while this runs
         with self.ledger.begin("sealed before") as tx:
             sealed = value(tx, "sealed_before", "")
         closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
         sealed = min(sealed, closed)  # a clock that went forward and came back has sealed too much
-        found = scan(self.spool, lambda b: self._known(b, sealed), alive, summarize, self.ledger.now)
+        found = scan(self.spool, lambda b: self._known(b, sealed), self._writes, summarize, self.ledger.now)
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
             with self.ledger.begin("adopt") as tx:
@@ -123,6 +123,10 @@ class Core:
         with self.ledger.begin("seal") as tx:
             intake.seal(tx, closed)
         return adopted
+
+    def _writes(self, incarnation: str) -> bool:
+        """Whether files of that name are being written still: by a receiver, or fetched by this core itself."""
+        return incarnation == self.spool.incarnation or receiver_alive(self.settings.run, incarnation)
 
     def _known(self, bucket: str, sealed: str) -> set[str] | None:
         if bucket < sealed:
@@ -139,7 +143,7 @@ class Core:
         with self.ledger.read() as tx:
             receiving = intake.anything_open(tx)
         if receiving:
-            self._complete()
+            self.assembling.advance(self.routing_file.routing)
         self._every("commitments", _COMMITMENTS_EVERY, self.commitments.advance)
         self._every("waits", _WAITS_EVERY, lambda: self.completion.end_waits(self.routing_file.routing))
         self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
@@ -170,46 +174,6 @@ class Core:
                 commitments.release_lost(tx, each.name)
             forget(self.settings.run, each.name)
             log().error("receiver died", name=each.name, adopted=adopted)
-
-    def _complete(self) -> None:
-        """Two steps, so that silence is never taken for completeness: first something looks quiet, and the barrier is
-        raised; once every living receiver has flushed past it, what is *still* quiet is complete."""
-        if not self._listening():
-            return
-        routing, now = self.routing_file.routing, self.ledger.now()
-        series_quiet = min([routing.complete.series, *(rule.complete.series for rule in routing.rules)])
-        study_quiet = min([routing.complete.study, *(rule.complete.study for rule in routing.rules)])
-        if self._awaited and not all(each.mark >= self._awaited for each in present(self.settings.run, "receiver-")):
-            return
-        with self.ledger.read() as tx:
-            series = [
-                r
-                for r in intake.quiet_series(tx, now - series_quiet)
-                if not self.completion.postponed("series", r, now)
-            ]
-            studies = [
-                r for r in intake.quiet_studies(tx, now - study_quiet) if not self.completion.postponed("study", r, now)
-            ]
-        if not self._awaited:
-            self._awaited = self.barrier.raise_() if series or studies else 0
-            self._judged_at = now
-            return
-        self._awaited = 0
-        for row in series:
-            if row.seen + series_quiet <= self._judged_at:
-                self.completion.judge("series", row, routing, self._judged_at)
-        for row in studies:
-            if row.seen + study_quiet <= self._judged_at:
-                self.completion.judge("study", row, routing, self._judged_at)
-
-    def _listening(self) -> bool:
-        """Without a living receiver silence means nothing; when there is one again, senders get a whole quiet time."""
-        heard = any(each.alive for each in present(self.settings.run, "receiver-"))
-        if heard and self._deaf:
-            with self.ledger.begin("heard again") as tx:
-                intake.restart_quiet_time(tx, self.ledger.now())
-        self._deaf = not heard
-        return heard
 
     # ---- now and then -------------------------------------------------------------------------------------------
 
@@ -244,12 +208,13 @@ class Core:
             metrics.parts.labels(part).set(living.count(part))
         with self.ledger.read() as tx:
             states, oldest = jobs.states(tx), claims.oldest_waiting(tx, self.ledger.now())
-            moving, still_open = deliveries.states(tx), intake.counts(tx)["series_open"]
+            moving, still_open = deliveries.states(tx), intake.counts(tx)
             promised = commitments.states(tx)
         for state in ("waiting", "running", "failed", "held"):
             metrics.jobs.labels(state).set(states.get(state, 0))
         metrics.oldest_waiting_job.set(0 if oldest is None else max(now - oldest, 0))
-        metrics.series_open.set(still_open)
+        metrics.series_open.set(still_open["series_open"])
+        metrics.series_incomplete.set(still_open["series_incomplete"])
         for state in ("received", "waiting", "sending", "parked"):
             metrics.commitments.labels(state).set(promised.get(state, 0))
         metrics.spool_free_bytes.set(shutil.disk_usage(self.spool.root).free)

@@ -12,6 +12,7 @@ from pathlib import Path
 from radnode.dicom.compare import Difference, difference
 from radnode.dicom.headers import read_attributes
 from radnode.dicom.rejection import EXPIRED, KEY_OBJECT_SELECTION, Rejection, read_rejection
+from radnode.domain import assembly
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
 from radnode.domain.study import Instance, Series, Value
@@ -114,7 +115,8 @@ class Filing:
         rows = [each for each in rows if not _is_out(each, out)]
         copies = self._judged(row, rows)
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY, KEPT)
-        instances = tuple(self._read(each.newest, row, keywords) for each in copies.values())
+        read = keywords | assembly.KEYWORDS
+        instances = tuple(self._read(each.newest, row, read) for each in copies.values())
         return Filed(row, copies, Series(instances), keywords) if instances else None
 
     def file_study(self, study_id: int, routing: Routing) -> dict[str, Filed]:

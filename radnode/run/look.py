@@ -23,7 +23,7 @@ _STYLES = {
     "done": "green", "delivered": "green",
     "complete": "cyan", "receiving": "cyan", "running": "cyan", "sending": "cyan",
     "failed": "bold red", "parked": "bold red", "attention": "bold red", "held": "yellow", "declined": "yellow",
-    "expired": "yellow", "cancelled": "yellow",
+    "expired": "yellow", "cancelled": "yellow", "incomplete": "yellow",
 }  # fmt: skip
 _LOG_TAIL = 40
 _QUIET = ("rules", "seconds", "at", "event", "SeriesInstanceUID", "job", "delivery")

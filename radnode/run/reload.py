@@ -105,7 +105,7 @@ def peers_of(routing: Routing) -> dict[str, Any]:
     senders = routing.senders.listed
     return {
         "destinations": {name: asdict(each) for name, each in routing.destinations.items()},
-        "senders": None if senders is None else [asdict(each) for each in senders],
+        "senders": None if senders is None else [{"aet": each.aet, "host": each.host} for each in senders],
     }
 
 

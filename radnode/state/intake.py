@@ -14,7 +14,9 @@ from radnode.state import commitments, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.ledger import insert_new, note, take_turns
 
-RECEIVING, COMPLETE = SeriesState.RECEIVING.value, SeriesState.COMPLETE.value
+RECEIVING, COMPLETE, INCOMPLETE = (
+    each.value for each in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.INCOMPLETE)
+)
 _CHUNK = 500  # SQLite takes a limited number of variables in one statement
 
 
@@ -108,7 +110,7 @@ def _touch(
     study_id = int(
         tx.execute(select(schema.study.c.id).where(schema.study.c.study_instance_uid == study_uid)).scalar_one()
     )
-    titles = {"calling_aet": first.calling_aet, "called_aet": first.called_aet}
+    titles = {"calling_aet": first.calling_aet, "called_aet": first.called_aet, "peer": first.peer}
     row = {"study_id": study_id, "series_instance_uid": series_uid, "state": state, **times, **titles}
     new = tx.execute(insert_new(tx, schema.series), row).rowcount == 1
     mine = and_(schema.series.c.study_id == study_id, schema.series.c.series_instance_uid == series_uid)
@@ -179,13 +181,6 @@ def anything_open(tx: Connection) -> bool:
     return bool(tx.execute(select(exists().where(schema.study.c.state == RECEIVING))).scalar())
 
 
-def quiet_series(tx: Connection, since: float, limit: int = 100) -> Sequence[Row[Any]]:
-    """Series still receiving that have seen nothing after `since` (ledger clock)."""
-    column = schema.series.c
-    due = and_(column.state == RECEIVING, column.seen <= since)
-    return tx.execute(select(schema.series).where(due).order_by(column.seen).limit(limit)).all()
-
-
 def quiet_studies(tx: Connection, since: float, limit: int = 100) -> Sequence[Row[Any]]:
     """Studies still receiving, quiet since `since`, all of whose series are complete."""
     column = schema.study.c
@@ -220,12 +215,18 @@ def complete_series(
     instances: int,
     headers: dict[str, Any],
     kept: dict[str, Any] | None = None,
+    missing: int = 0,
 ) -> bool:
-    """Completes a series unless something arrived since `series` was read; then False, and nothing is changed."""
+    """Completes a series unless something arrived since `series` was read; then False, and nothing is changed.
+
+    Args:
+        missing: instances known to exist that have not come.
+    """
     take_turns(tx, "intake")
     column = schema.series.c
     unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
-    values = {"state": COMPLETE, "generation": generation, "instances": instances}
+    state = INCOMPLETE if missing else COMPLETE
+    values = {"state": state, "generation": generation, "instances": instances, "missing": missing}
     values |= {"headers": headers, "kept": kept or {}}
     if tx.execute(update(schema.series).where(unchanged).values(values)).rowcount != 1:
         return False
@@ -280,9 +281,11 @@ def seal(tx: Connection, bucket: str) -> None:
 
 
 def counts(tx: Connection) -> dict[str, int]:
-    """Open series: for the metric."""
-    open_series = select(func.count()).select_from(schema.series).where(schema.series.c.state == RECEIVING)
-    return {"series_open": int(tx.execute(open_series).scalar_one())}
+    """Open series, and those of them that are known to lack instances: for the metrics."""
+    column = schema.series.c
+    lacking = func.coalesce(func.sum(case((column.missing > 0, 1), else_=0)), 0)
+    found = tx.execute(select(func.count(), lacking).where(column.state == RECEIVING)).one()
+    return {"series_open": int(found[0]), "series_incomplete": int(found[1])}
 
 
 def remember_routing(tx: Connection, version: str, text: str, peers: dict[str, Any]) -> None:

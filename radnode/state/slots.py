@@ -40,7 +40,7 @@ class Slots:
         Args:
             most_per_peer: 0: no limit of its own.
         """
-        key = _digest(peer)
+        key = digest(peer)
         with self._alone():
             taken = self._mine + self._others()
             if taken.total() >= most:
@@ -52,7 +52,7 @@ class Slots:
 
     def free(self, peer: str) -> None:
         with self._lock:
-            self._publish(self._mine - Counter((_digest(peer),)))
+            self._publish(self._mine - Counter((digest(peer),)))
 
     def leave(self) -> None:
         """A clean end."""
@@ -76,10 +76,9 @@ class Slots:
         counted: Counter[bytes] = Counter()
         if self._folder is None:
             return counted
-        for each in present(self._folder, ""):
-            if each.alive and each.name != self._name:
-                listed = (self._folder / f"{each.name}.lock").read_bytes()
-                counted.update(listed[at : at + _SIZE] for at in range(0, len(listed), _SIZE))
+        for name, listed in _listed(self._folder):
+            if name != self._name:
+                counted.update(listed)
         return counted
 
     def _publish(self, mine: Counter[bytes]) -> None:
@@ -90,5 +89,18 @@ class Slots:
         self._mine = mine
 
 
-def _digest(peer: str) -> bytes:
+def peers_open(folder: Path) -> frozenset[bytes]:
+    """Digests of the peers that have an association open with any receiver."""
+    return frozenset(each for _, listed in _listed(folder) for each in listed)
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """The living receivers, and the peers that each has listed, as often as they have an association open."""
+    for each in present(folder, ""):
+        if each.alive:
+            listed = (folder / f"{each.name}.lock").read_bytes()
+            yield each.name, [listed[at : at + _SIZE] for at in range(0, len(listed), _SIZE)]
+
+
+def digest(peer: str) -> bytes:
     return blake2b(peer.encode(), digest_size=_SIZE).digest()

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
 
 from radnode.domain.errors import NotFoundError
-from radnode.domain.jobs import DeliveryState, JobState
+from radnode.domain.jobs import DeliveryState, JobState, SeriesState
 from radnode.state import schema, waits
 
 View = dict[str, Any]
@@ -117,7 +117,7 @@ class Views:
             "AccessionNumber": row.accession_number,
             "PatientID": row.patient_id,
             "StudyDescription": row.headers.get("StudyDescription", ""),
-            "state": "attention" if row.held else _study_state(row.state, jobs, deliveries, bool(waiting)),
+            "state": "attention" if row.held else _study_state(row.state, series, jobs, deliveries, bool(waiting)),
             "held": row.held,
             "purged": self._time(row.purged_at),
             "received": self._time(row.first_received_at),
@@ -140,9 +140,10 @@ class Views:
             "SeriesInstanceUID": row.series_instance_uid,
             "Modality": row.headers.get("Modality", ""),
             "SeriesDescription": row.headers.get("SeriesDescription", ""),
-            "state": row.state,
+            "state": _series_state(row),
             "generation": row.generation,
             "instances": stored,
+            "missing": row.missing,
             "CallingAETitle": row.calling_aet,
             "CalledAETitle": row.called_aet,
         }
@@ -287,12 +288,22 @@ def _concerns_a_person(job: Row[Any]) -> bool:
     return bool(bad) and not job.superseded_by
 
 
-def _study_state(state: str, jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool) -> str:
-    """`receiving`, `complete` while work or a wait is under way, then `done`, or `attention` where a person can act."""
+def _series_state(row: Row[Any]) -> str:
+    """`incomplete` also while it waits for what is missing."""
+    return SeriesState.INCOMPLETE.value if row.missing else str(row.state)
+
+
+def _study_state(
+    state: str, series: Sequence[Row[Any]], jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool
+) -> str:
+    """`receiving`, `incomplete` where instances are known to be missing, `complete` while work or a wait is under
+    way, then `done`; `attention` where a person can act."""
     if any(_concerns_a_person(each) for each in jobs) or any(
         each.state in _ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
+    if any(each.missing for each in series):
+        return SeriesState.INCOMPLETE.value
     if state == "receiving":
         return state
     under_way = waiting or any(each.state in _LIVE_JOBS for each in jobs) or any(
@@ -307,4 +318,5 @@ def _needs_attention() -> Any:
     bad = or_(job.state.in_(_ATTENTION_JOBS), and_(job.state == DONE, job.flag != ""))
     failed = exists().where(mine, bad, job.superseded_by == "")
     parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
-    return or_(schema.study.c.held != "", failed, parked)
+    lacking = exists().where(schema.series.c.study_id == schema.study.c.id, schema.series.c.missing > 0)
+    return or_(schema.study.c.held != "", failed, parked, lacking)

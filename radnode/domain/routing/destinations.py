@@ -15,8 +15,10 @@ from radnode.domain.routing.reader import NO_NODES, Fields, Reader
 
 Receipt = Literal["status", "find", "commitment"]
 Identity = Literal["hold", "ignore"]
+Fetch = Literal["no", "get", "move"]
 
-_PLACES = {"aet": ("aet", "host", "port", "tls"), "url": ("url", "user", "password_file", "token_file", "tls"),
+_PLACES = {"aet": ("aet", "host", "port", "tls", "query", "fetch"),
+           "url": ("url", "user", "password_file", "token_file", "tls"),
            "folder": ("folder",)}  # fmt: skip
 """Of the three kinds of place, the key that tells which it is, and the keys that belong to it."""
 KEYS = (
@@ -34,6 +36,8 @@ KEYS = (
     "receipt_within",
     "identity",
     "wants",
+    "query",
+    "fetch",
 )
 TLS_KEYS = ("ca", "cert", "key")
 FILE = "file"
@@ -61,6 +65,8 @@ class Destination:
         receipt_within: seconds the peer may take until it shows, or commits to, what it has stored.
         identity: what happens to results whose patient or study has another identity there by now.
         wants: kinds of objects it is sent; empty: all it can hold.
+        query: it may be asked what it has of a series that comes in (C-FIND).
+        fetch: how what is missing here may be fetched from it: by C-GET, C-MOVE, or not at all.
     """
 
     name: str
@@ -78,6 +84,8 @@ class Destination:
     receipt_within: float = 600.0
     identity: Identity = "hold"
     wants: tuple[str, ...] = ()
+    query: bool = False
+    fetch: Fetch = "no"
     line: int = field(default=0, compare=False)
 
     @classmethod
@@ -135,8 +143,17 @@ def _destination(reader: Reader, name: str, line: int, node: yaml.Node) -> Desti
         receipt_within=reader.read(fields.get("receipt_within"), values.duration, Destination.receipt_within),
         identity=cast(Identity, _choice(reader, fields, "identity", get_args(Identity))),
         wants=_kinds(reader, fields.get("wants")),
+        query=reader.read(fields.get("query"), values.switch, False),
+        fetch=_fetch(reader, fields),
         line=line,
     )
+
+
+def _fetch(reader: Reader, fields: Fields) -> Fetch:
+    read = cast(Fetch, _choice(reader, fields, "fetch", get_args(Fetch)))
+    if read != "no" and not reader.read(fields.get("query"), values.switch, False):
+        reader.problem(line_of(fields["fetch"]), "fetch needs `query: true`: what is missing has to be asked for first")
+    return read
 
 
 def _refuse_strange(reader: Reader, fields: Fields, place: str) -> None:

@@ -72,7 +72,7 @@ def _routing(reader: Reader, text: str | bytes, catalog: Catalog, lenient_broken
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return Routing(
         destinations=peers,
-        senders=read_senders(reader, fields.get("senders")),
+        senders=read_senders(reader, fields.get("senders"), complete),
         complete=complete,
         rules=tuple(rules.read(node) for node in reader.read(fields.get("rules"), items_of, NO_NODES)),
         version=hashlib.sha256(raw).hexdigest()[:12],

@@ -144,7 +144,7 @@ class RuleReader:
         if "wait" in fields and "inputs" not in fields:
             self._reader.problem(line_of(fields["wait"]), "wait is for named inputs: without `inputs` it does nothing")
         for key, _, node in self._reader.entries(fields.get("complete")):
-            if key in _LEVELS and key != level:
+            if key != level and (key in _LEVELS or level == "study"):
                 self._reader.problem(line_of(node), f"a rule of level {level} does not wait for `complete: {key}`")
 
     def _options(self, app: str, fields: Fields) -> dict[str, Any]:

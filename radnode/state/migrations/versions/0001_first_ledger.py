@@ -39,9 +39,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment")),
-        sa.UniqueConstraint(
-            "calling_aet", "transaction_uid", name=op.f("uq_commitment_calling_aet_transaction_uid")
-        ),
+        sa.UniqueConstraint("calling_aet", "transaction_uid", name=op.f("uq_commitment_calling_aet_transaction_uid")),
     )
     with op.batch_alter_table("commitment", schema=None) as batch_op:
         batch_op.create_index("ix_commitment_state_not_before", ["state", "not_before"], unique=False)
@@ -112,7 +110,9 @@ def upgrade() -> None:
         sa.Column("last_received_at", sa.Float(), nullable=False),
         sa.Column("calling_aet", sa.Text(), nullable=False),
         sa.Column("called_aet", sa.Text(), nullable=False),
+        sa.Column("peer", sa.Text(), nullable=False),
         sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
         sa.Column("kept", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_series_study_id")),

@@ -1,0 +1,103 @@
+"""Series that are still coming in: what the ledger knows of them for the question whether they are all here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, select, update
+
+from radnode.domain.assembly import Carrier
+from radnode.state import schema
+from radnode.state.intake import RECEIVING
+from radnode.state.ledger import note, take_turns
+
+
+def stirred(tx: Connection, after: float, until: float) -> Sequence[Row[Any]]:
+    """Series still receiving whose last instance came between two moments (ledger clock), oldest first."""
+    column = schema.series.c
+    wanted = and_(column.state == RECEIVING, column.seen > after, column.seen <= until)
+    return tx.execute(select(schema.series).where(wanted).order_by(column.seen)).all()
+
+
+def quiet_series(tx: Connection, since: float, postponed: Mapping[int, int]) -> set[int]:
+    """Some series still receiving that have seen nothing after `since` (ledger clock), the longest quiet ones.
+
+    Args:
+        postponed: id -> changes of those that need not be judged yet, as long as nothing has come.
+    """
+    column = schema.series.c
+    due = and_(column.state == RECEIVING, column.seen <= since)
+    query = select(column.id, column.changes).where(due).order_by(column.seen).limit(100 + len(postponed))
+    return {row.id for row in tx.execute(query) if postponed.get(row.id) != row.changes}
+
+
+def still_open(tx: Connection, ids: Collection[int]) -> Sequence[Row[Any]]:
+    """Those of the series that are still receiving."""
+    column = schema.series.c
+    return tx.execute(select(schema.series).where(column.id.in_(ids), column.state == RECEIVING)).all()
+
+
+def size(tx: Connection, series_id: int) -> int:
+    """Files of a series: copies count too."""
+    query = select(func.count()).select_from(schema.instance).where(schema.instance.c.series_id == series_id)
+    return int(tx.execute(query).scalar_one())
+
+
+def study_size(tx: Connection, study_id: int) -> int:
+    """Files of a study."""
+    mine = select(schema.series.c.id).where(schema.series.c.study_id == study_id)
+    query = select(func.count()).select_from(schema.instance).where(schema.instance.c.series_id.in_(mine))
+    return int(tx.execute(query).scalar_one())
+
+
+def instances(tx: Connection, series_id: int) -> int:
+    """Different instances of a series."""
+    query = select(func.count(func.distinct(schema.instance.c.sop_instance_uid))).where(_ours(series_id))
+    return int(tx.execute(query).scalar_one())
+
+
+def uids(tx: Connection, series_id: int) -> frozenset[str]:
+    return frozenset(tx.execute(select(schema.instance.c.sop_instance_uid).where(_ours(series_id))).scalars())
+
+
+def kinds(tx: Connection, series_id: int) -> list[tuple[str, str]]:
+    """(SOP class, transfer syntax) of what has come."""
+    column = schema.instance.c
+    found = tx.execute(select(column.sop_class_uid, column.transfer_syntax_uid).where(_ours(series_id)).distinct())
+    return [(row.sop_class_uid, row.transfer_syntax_uid) for row in found]
+
+
+def newest_path(tx: Connection, series_id: int) -> str | None:
+    """Of one instance, relative to the spool."""
+    column = schema.instance.c
+    query = select(column.path).where(_ours(series_id)).order_by(column.id.desc()).limit(1)
+    found = tx.execute(query).scalar()
+    return None if found is None else str(found)
+
+
+def carriers(tx: Connection, series_id: int) -> tuple[Carrier, ...]:
+    """The associations that brought what is new of a series; what no association brought has one that never ends."""
+    column, ended = schema.instance.c, schema.association.c
+    came_by = select(column.association).where(_ours(series_id), column.generation == 0).distinct().subquery()
+    query = select(ended.how, ended.instances, ended.opened_at, ended.closed_at)
+    rows = tx.execute(query.select_from(came_by).outerjoin(schema.association, ended.id == came_by.c.association))
+    return tuple(Carrier("") if row.how is None else Carrier(*row) for row in rows)
+
+
+def found_missing(tx: Connection, series: Row[Any], missing: int, evidence: str) -> bool:
+    """Notes that a series is incomplete; False where it is known already, or something came since it was read."""
+    take_turns(tx, "intake")
+    column = schema.series.c
+    unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
+    query = update(schema.series).where(unchanged, column.missing != missing).values(missing=missing)
+    if tx.execute(query).rowcount != 1:
+        return False
+    note(tx, "incomplete", study_id=series.study_id, series_id=series.id, missing=missing, evidence=evidence)
+    return True
+
+
+def _ours(series_id: int) -> Any:
+    """What came from outside and can be filed."""
+    column = schema.instance.c
+    return and_(column.series_id == series_id, column.flaw == "", column.own.is_(False))
