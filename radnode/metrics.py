@@ -61,6 +61,8 @@ last_image_to_delivered = Histogram(
     "radnode_last_image_to_delivered_seconds", "From the last image's arrival to the result's.", ("app",), buckets=_ROAD
 )
 
+notifications = Counter("radnode_notifications_total", "Attempts to notify, by outcome.", ("event", "outcome"))
+
 commitments = _gauge("radnode_commitments", "Storage Commitment transactions now, by state.", ("state",))
 commitment_reports = Counter("radnode_commitment_reports_total", "Attempts to report, by outcome.", ("outcome",))
 

@@ -71,6 +71,11 @@ class Settings:
     crash_at: str = _setting(
         "", "For tests: a folder that names instructions at which a process kills itself, see `state/crash.py`."
     )
+    webhook_url: str = _setting(
+        "", "Where a rule's `notify` is told, as JSON by POST; needed by rules that have one.", secret=True
+    )
+    webhook_secret: str = _setting("", "Signs those messages: HMAC-SHA256 in `X-Radnode-Signature`.", secret=True)
+    notify_identity: bool = _setting("false", "Whether those messages name Accession Number and Patient ID.")
     redis_url: str = _setting("", "Redis or Valkey; empty: an embedded one.", secret=True)
     database_url: str = _setting("", "PostgreSQL (`postgresql://…`); empty: SQLite in `RADNODE_HOME`.", secret=True)
 

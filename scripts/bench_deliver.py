@@ -45,16 +45,26 @@ def measure(files: list[Path], sink: Storescp, rounds: int, nagle: str) -> None:
         "dcmsend": lambda: by_dcmsend(files, sink),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):  # in turn, so that a machine that slows down slows both
         for way, send in ways.items():
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), cpu()
             send()
             seconds[way].append(time.perf_counter() - begun)
+            spent[way].append(cpu() - worked)
     total = sum(each.stat().st_size for each in files)
     print(f"DCMTK {nagle} Nagle: {len(files)} instances, {total / 1e6:.0f} MB, median of {rounds}")
     for way, measured in seconds.items():
         median = statistics.median(measured)
-        print(f"  {way}  {median:6.2f} s {len(files) / median:7.0f} instances/s {total / median / 1e6:7.0f} MB/s")
+        rates = f"{len(files) / median:7.0f} instances/s {total / median / 1e6:7.0f} MB/s"
+        busy = 1000 * statistics.median(spent[way]) / len(files)
+        print(f"  {way}  {median:6.2f} s {rates}, sender's CPU {busy:.2f} ms per instance")
+
+
+def cpu() -> float:
+    """Seconds that this process and its ended children have worked."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def results(folder: Path, captures: int, size: int) -> list[Path]:

@@ -116,7 +116,8 @@ def test_a_secret_file_that_cannot_be_read_is_named_with_its_place(dotenv: Path)
 
 
 def test_an_app_is_kept_from_every_secret_and_from_the_files_they_lie_in() -> None:
-    assert secret_variables() == {"REDIS_URL", "REDIS_URL_FILE", "DATABASE_URL", "DATABASE_URL_FILE"}
+    names = {"REDIS_URL", "DATABASE_URL", "WEBHOOK_URL", "RADNODE_WEBHOOK_SECRET"}
+    assert secret_variables() == names | {f"{each}_FILE" for each in names}
 
 
 def test_settings_reach_a_part_that_is_started_as_a_process_unchanged(dotenv: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, intake, jobs, waits
+from radnode.state import claims, commitments, deliveries, intake, jobs, notifications, waits
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -100,6 +100,7 @@ class Core:
             intake.restart_quiet_time(tx, now)
             deliveries.wake_all(tx)
             commitments.wake_all(tx)
+            notifications.wake_all(tx)
             waits.after_restart(tx, now)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
@@ -194,7 +195,7 @@ class Core:
                 forget(self.settings.run, each.name)
         now = self.ledger.now()
         with self.ledger.read() as tx:
-            to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now)
+            to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now) + notifications.runnable(tx, now)
             runnable = {**claims.runnable(tx, now), "deliver": to_send}
         try:
             self.tickets.top_up(runnable)

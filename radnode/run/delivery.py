@@ -20,7 +20,7 @@ from radnode.run.receipts import Receipt, Receipts
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
 from radnode.state.crash import point
-from radnode.state.ledger import Ledger, Record, Transaction
+from radnode.state.ledger import Ledger, Record, Transaction, Unavailable
 from radnode.telemetry import log
 
 _RECORD_EVERY = 50  # instances; what was answered before a crash is not sent again
@@ -77,7 +77,19 @@ class Deliverer:
             if delivery is None:
                 return
             with self.hands.on(delivery):
-                self._deliver(delivery)
+                self._guarded(delivery)
+
+    def _guarded(self, delivery: Record) -> None:
+        """Whatever a stranger's answer brings about: the delivery is tried again later, and holds up no other."""
+        try:
+            self._deliver(delivery)
+        except Unavailable:
+            raise
+        except Exception as error:
+            logger = self.log.bind(job=delivery.job_id[:12], destination=delivery.destination)
+            logger.exception("delivery broke the worker")
+            fault = f"{type(error).__name__}: {error}"
+            self._postpone(delivery, _Attempt(fault=fault, transient=True, peer_down=True), logger)
 
     def _deliver(self, delivery: Record) -> None:
         with self.ledger.read() as tx:

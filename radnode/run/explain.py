@@ -175,6 +175,9 @@ def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Ite
     yield Finding("ok", f"{settings.routing}: {len(routing.rules)} rules, version {routing.version}")
     if routing.senders.any:
         yield Finding("warning", "senders: any - every machine that reaches the DICOM port may push")
+    for rule in routing.rules:
+        if rule.notify and not settings.webhook_url:
+            yield Finding("warning", f"rule {rule.name} has `notify`, but WEBHOOK_URL is not set: nobody is told")
     for place in routing.destinations.values():
         rules = [each.name for each in routing.rules if each.app and place.name in each.send_to]
         yield from _check_destination(place, rules, settings) if with_echo else (_named(place),)

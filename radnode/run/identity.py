@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from radnode.dicom.headers import read_attributes
-from radnode.domain.errors import PeerError
+from radnode.domain.errors import NotDicomError, PeerError
 from radnode.domain.identity import COMPARED, differing
 from radnode.domain.routing import Destination
 from radnode.run import queries
@@ -26,7 +26,10 @@ class Identities:
         """Why `file` must not be sent as it is; empty where nothing speaks against it. Raises PeerError."""
         if place.identity == "ignore" or place.folder or self._mute.get(str(place), 0.0) > time.monotonic():
             return ""
-        read = read_attributes(file, frozenset({*COMPARED, "StudyInstanceUID"}))
+        try:
+            read = read_attributes(file, frozenset({*COMPARED, "StudyInstanceUID"}))
+        except NotDicomError:  # an original with a broken header is forwarded as it came
+            return ""
         ours = {keyword: "\\".join(map(str, values)) for keyword, values in read.items()}
         if not ours.get("StudyInstanceUID"):
             return ""

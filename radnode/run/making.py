@@ -123,6 +123,7 @@ class Making:
             },
             label=rule.series,
             expire=rule.expire,
+            notify=rule.notify,
             not_before=self._not_before(rule),
             shadow=rule.shadow,
         )

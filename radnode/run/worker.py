@@ -28,6 +28,7 @@ from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
 from radnode.run.joblog import log_path
 from radnode.run.lifeline import StopSignal
+from radnode.run.notifying import Notifier
 from radnode.run.runner import Child, Ending, Runner
 from radnode.settings import Settings
 from radnode.state import claims, jobs
@@ -69,6 +70,7 @@ class Worker:
         self.runner = Runner(settings, self.name, self.spool.work, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
+        self.notifier = Notifier(settings, self.ledger, self.stopping)
         self.reporter = Reporter(settings, self.ledger, self.name, self.stopping)
 
     def run(self, stop: StopSignal) -> None:
@@ -112,6 +114,7 @@ class Worker:
     def _deliver(self) -> None:
         self.deliverer.drain()
         self.reporter.drain()
+        self.notifier.drain()
 
     def _threads(self, queue: str) -> int:
         return {"deliver": DELIVERY_THREADS, "gpu": len(self.capacity.slots)}.get(queue, self.settings.workers)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST
-from radnode.state import jobs, schema
+from radnode.state import jobs, notifications, schema
 from radnode.state.jobs import DECLINED, DONE, FAILED, RUNNING, WAITING, ResultRow, noted
 from radnode.state.ledger import note, take_turns
 
@@ -78,11 +78,17 @@ def finish(tx: Connection, job: Row[Any], results: Sequence[ResultRow], **detail
 
 
 def decline(tx: Connection, job: Row[Any], reason: str) -> bool:
-    return _end(tx, job, DECLINED, reason) and noted(tx, job, "declined", reason=reason)
+    if not _end(tx, job, DECLINED, reason):
+        return False
+    notifications.because(tx, job.id, "declined", str(job.attempt), reason)
+    return noted(tx, job, "declined", reason=reason)
 
 
 def fail(tx: Connection, job: Row[Any], error: str) -> bool:
-    return _end(tx, job, FAILED, error) and noted(tx, job, "failed", error=error)
+    if not _end(tx, job, FAILED, error):
+        return False
+    notifications.because(tx, job.id, "failed", str(job.attempt), error)
+    return noted(tx, job, "failed", error=error)
 
 
 def crashed(tx: Connection, job: Row[Any], how: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, delete, exists, func, or_, select, update
 
 from radnode.domain.jobs import DeliveryState, backoff
-from radnode.state import schema
+from radnode.state import notifications, schema
 from radnode.state.ledger import insert_new, note, take_turns
 
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
@@ -86,6 +86,7 @@ def delivered(tx: Connection, delivery: Row[Any]) -> bool:
     there = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.stored)
     instances = tx.execute(select(func.count()).select_from(schema.sent).where(there)).scalar_one()
     _rest(tx, delivery.destination, 0, 0.0)
+    notifications.because(tx, delivery.job_id, "delivered", delivery.destination)
     return noted(tx, delivery, "delivered", instances=instances)
 
 

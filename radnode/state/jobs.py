@@ -50,6 +50,7 @@ class NewJob:
     inputs: dict[str, list[int]]
     label: SeriesLabel = field(default_factory=SeriesLabel)
     expire: float | None = None
+    notify: tuple[str, ...] = ()
     not_before: float = 0.0
     work: str = ""
     revision: int = 0
@@ -89,6 +90,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "send_to": list(new.send_to),
         "shadow": new.shadow,
         "expire": new.expire,
+        "notify": list(new.notify),
         "queue": new.queue,
         "priority": new.priority,
         "state": state,

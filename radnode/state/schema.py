@@ -186,6 +186,7 @@ job = Table(
     Column("send_to", JSON, nullable=False),
     Column("shadow", Boolean, nullable=False, default=False),
     Column("expire", Float),
+    Column("notify", JSON, nullable=False, default=list),
     Column("queue", Text, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("state", Text, nullable=False),
@@ -277,6 +278,25 @@ sent = Table(
     Column("left_out", Boolean, nullable=False, default=False),
     Column("confirmed", Boolean, nullable=False, default=False),
     Column("at", Float, nullable=False),
+)
+
+# Whom a rule lets know of a job's end; `detail` tells repeated events of a job apart.
+notification = Table(
+    "notification",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("event", Text, nullable=False),
+    Column("detail", Text, nullable=False, default=""),
+    Column("reason", Text, nullable=False, default=""),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("error", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    UniqueConstraint("job_id", "event", "detail"),
+    Index("ix_notification_state_not_before", "state", "not_before"),
 )
 
 destination = Table(

@@ -16,8 +16,8 @@ from radnode.domain.routing.condition_keys import read_conditions
 from radnode.domain.routing.destinations import Destination, read_names
 from radnode.domain.routing.inputs import read_inputs, read_wait
 from radnode.domain.routing.least import read_least
-from radnode.domain.routing.nodes import choice_of, line_of, plain_of, quoted, text_of
-from radnode.domain.routing.reader import Fields, Reader
+from radnode.domain.routing.nodes import choice_of, items_of, line_of, plain_of, quoted, text_of
+from radnode.domain.routing.reader import NO_NODES, Fields, Reader
 from radnode.domain.routing.rules import Catalog, Level, Priority, Rule
 
 KEYS = (
@@ -35,6 +35,7 @@ KEYS = (
     "series",
     "complete",
     "expire",
+    "notify",
     "run_between",
     "late",
     "mode",
@@ -44,6 +45,7 @@ DEFAULTS_KEYS = ("priority", "send_to")
 LABEL_KEYS = ("number", "description")
 
 _LEVELS = ("series", "study")
+_EVENTS = ("delivered", "failed", "declined")
 _LATE = ("rerun", "ignore", "hold")
 _MODES = ("live", "shadow")
 
@@ -107,6 +109,7 @@ class RuleReader:
             enabled=reader.read(fields.get("enabled"), values.switch, True),
             complete=read_complete(reader, fields.get("complete"), self._defaults.complete),
             expire=reader.read(fields.get("expire"), values.duration, None),
+            notify=_notify(reader, fields.get("notify")),
             run_between=reader.read(fields.get("run_between"), values.hours, None),
             late=cast(Late, reader.read(fields.get("late"), lambda each: choice_of(each, _LATE), "rerun")),
         )
@@ -171,6 +174,12 @@ class RuleReader:
             fault = f"no send_to, here or in defaults: name destinations, or {doing} with `send_to: []`"
             self._reader.problem(line, fault)
         return names or ()
+
+
+def _notify(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:
+    nodes = NO_NODES if node is None else reader.read(node, items_of, NO_NODES)
+    read = [reader.read(each, lambda one: choice_of(one, _EVENTS), "") for each in nodes]
+    return tuple(dict.fromkeys(each for each in read if each))
 
 
 def _priority(reader: Reader, fields: Fields, otherwise: Priority) -> Priority:

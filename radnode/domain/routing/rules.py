@@ -52,6 +52,7 @@ class Rule:
         options: all options of the app, as values JSON can hold.
         send_to: destinations; empty keeps the results on the node.
         complete: the rule's own times, those of `routing.yaml` where it has none.
+        notify: events of its jobs that a webhook is told of: `delivered`, `failed`, `declined`.
         expire: seconds after which a result is parked instead of sent; None: never.
         late: what becomes of images that come after its job was made.
         shadow: the app runs and its results are kept, but nothing is sent.
@@ -77,6 +78,7 @@ class Rule:
     shadow: bool = False
     complete: Complete = field(default_factory=Complete)
     expire: float | None = None
+    notify: tuple[str, ...] = ()
     run_between: Hours | None = None
     late: Late = "rerun"
 

@@ -189,6 +189,7 @@ def upgrade() -> None:
         sa.Column("send_to", sa.JSON(), nullable=False),
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("expire", sa.Float(), nullable=True),
+        sa.Column("notify", sa.JSON(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -269,6 +270,26 @@ def upgrade() -> None:
         batch_op.create_index("ix_delivery_claim", ["state", "priority", "created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_delivery_transaction_uid"), ["transaction_uid"], unique=False)
         batch_op.create_index("ix_delivery_destination", ["destination", "state"], unique=False)
+
+    op.create_table(
+        "notification",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_notification_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notification")),
+        sa.UniqueConstraint("job_id", "event", "detail", name=op.f("uq_notification_job_id_event_detail")),
+    )
+    with op.batch_alter_table("notification", schema=None) as batch_op:
+        batch_op.create_index("ix_notification_state_not_before", ["state", "not_before"], unique=False)
 
     op.create_table(
         "job_input",
