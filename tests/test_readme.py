@@ -48,5 +48,6 @@ def test_the_commands_of_the_readme_are_commands() -> None:
     from radnode.cli import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
     named = set(re.findall(r"(?:\.venv/bin/radnode|`radnode) ([a-z]+)", README))
     assert named and named <= known

@@ -297,6 +297,21 @@ def apps(as_json: AsJson = False) -> None:
     _show(found, as_json, lambda: look.render_apps(found))
 
 
+author = typer.Typer(help="For authors: `radnode app new NAME` begins an app.", no_args_is_help=True)
+app.add_typer(author, name="app", rich_help_panel=APPS)
+
+
+@author.command("new")
+def new_app(name: Annotated[str, typer.Argument(help="What routing.yaml will call it.")]) -> None:
+    """Makes apps/NAME: an app that runs, its test that passes, a README."""
+    from radnode.run import apps
+    from radnode.run.new_app import new_app
+
+    settings = _settings()
+    for path in new_app(settings.apps, name, apps.find(settings.apps).names()):
+        out.print(str(path), markup=False, highlight=False)
+
+
 @app.command(rich_help_panel=APPS)
 def run(
     name: Annotated[str, typer.Argument(metavar="APP", help="The app's name.")],
