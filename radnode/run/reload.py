@@ -17,16 +17,15 @@ from radnode.telemetry import log
 
 
 class RoutingFile:
-    """Watches `routing.yaml`. `routing` is the one in force; a bad edit never takes effect."""
+    """Watches what `routing.yaml` holds. `routing` is the one in force; a bad edit never takes effect."""
 
     def __init__(self, path: Path, ledger: Ledger, catalog: Catalog) -> None:
         self._path, self._ledger, self._catalog = path, ledger, catalog
-        self._signature: tuple[int, ...] = ()
+        self._found = self._taken = self._look()
         self.routing = self._at_start()
 
     def _at_start(self) -> Routing:
         """The file's, or the last good one if the file has become bad. Raises RoutingError where there is neither."""
-        self._signature = self._look()
         try:
             routing = self._read()
         except RoutingError as error:
@@ -39,11 +38,15 @@ class RoutingFile:
         return routing
 
     def poll(self) -> None:
-        """Reads the file again if it has changed on disk."""
-        signature = self._look()
-        if signature == self._signature:
+        """Takes up what the file holds now, once two looks in a row have found the same.
+
+        A file that is being written, or has gone for the moment in which another takes its place, is left alone.
+        """
+        found, before = self._look(), self._found
+        self._found = found
+        if found != before or found == self._taken:
             return
-        self._signature = signature
+        self._taken = found
         try:
             routing = self._read()
         except RoutingError as error:
@@ -53,16 +56,17 @@ class RoutingFile:
         self._apply(routing)
         self.routing = routing
 
-    def _look(self) -> tuple[int, ...]:
-        """Changes with the file, also where an editor or a mounted volume puts another one in its place."""
+    def _look(self) -> bytes | None:
+        """What the file holds; None where it cannot be read."""
         try:
-            stat = self._path.stat()
+            return self._path.read_bytes()
         except OSError:
-            return ()
-        return stat.st_ino, stat.st_dev, stat.st_mtime_ns, stat.st_size
+            return None
 
     def _read(self) -> Routing:
-        return read_routing(self._path, self._catalog)
+        if self._taken is None:
+            return read_routing(self._path, self._catalog)
+        return parse_routing(self._taken, source=str(self._path), catalog=self._catalog, lenient_broken=True)
 
     def _last_good(self) -> Routing | None:
         with self._ledger.read() as tx:
