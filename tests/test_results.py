@@ -29,7 +29,7 @@ from radnode.domain.errors import ResultError
 from radnode.domain.jobs import SeriesLabel
 from radnode.testing.phantom import CHARSETS, head_ct
 from tests.peers import Orthanc
-from tests.results import BRAIN, IN_ALL, JOB, REAL, dcentvfy, every_kind, only, phantom, real, written
+from tests.results import BRAIN, IN_ALL, JOB, REAL, dcentvfy, enhanced, every_kind, only, phantom, real, written
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
@@ -424,3 +424,17 @@ def test_identity_survives_whatever_the_sources_transfer_syntax(tmp_path: Path, 
         assert pydicom.dcmread(made).OtherPatientIDsSequence[0].PatientID == "山田1"
     (reported,) = sr.srread(made).content[0].ContentSequence.find(PydicomCode("121058", "DCM", "Procedure reported"))
     assert reported.value == PydicomCode("24725-4", "LN", "CT Head")
+
+
+def test_results_of_an_enhanced_multi_frame_image_refer_to_its_frames(tmp_path: Path) -> None:
+    files = head_ct(tmp_path / "in", slices=4, size=32, tilt=10)
+    (series,) = read_series([enhanced(files, tmp_path / "multi.dcm")])
+    paths = written(tmp_path / "out", every_kind(series), series)
+    assert len(paths) == IN_ALL
+    assert [check(path, series.first.path) for path in paths] == [[]] * IN_ALL
+    segmentation, *captures = (pydicom.dcmread(path) for path in paths[:5])
+    for ds, plane in zip(captures, series.planes, strict=True):
+        assert ds.SourceImageSequence[0].ReferencedFrameNumber == plane.frame
+        assert tuple(map(float, ds.ImagePositionPatient)) == pytest.approx(plane.get("ImagePositionPatient"))
+    (source,) = segmentation.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
+    assert source.ReferencedFrameNumber == series.planes[0].frame

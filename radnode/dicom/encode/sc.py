@@ -78,15 +78,15 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
 
 def _add_geometry(ds: Dataset, plane: Instance) -> None:
     """As it was received; of a frame, as its functional groups have it."""
-    if not plane.frame:
-        header = plane.dataset()
-        for keyword in _GEOMETRY:
-            common.copy(header, ds, keyword)
-        return
+    header = None if plane.frame else plane.dataset()
     for keyword in _GEOMETRY:
-        if plane.get(keyword) is not None:
+        if header is not None:
+            common.copy(header, ds, keyword)
+        elif plane.get(keyword) is not None:
             values = plane.attributes[keyword]
             setattr(ds, keyword, [common.number(each) if isinstance(each, float) else each for each in values])
+    if "FrameOfReferenceUID" in ds and "PositionReferenceIndicator" not in ds:
+        ds.PositionReferenceIndicator = ""  # Type 2 (PS3.3 C.7.4.1)
 
 
 def _drawn_from(reference: Reference) -> Dataset:
