@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -86,3 +87,13 @@ def _serve(start: Callable[[], int]) -> NoReturn:
     except (SettingsError, RoutingError, NewerLedgerError) as error:
         complain(error, EXIT_CONFIG)
     sys.exit(code)
+
+
+@app.command(rich_help_panel=NODE)
+def backup(
+    target: Annotated[Path, typer.Argument(help="A file, or a folder for one with the time in its name.")],
+) -> None:
+    """Copies the ledger, also while the node runs. (PostgreSQL: says how.)"""
+    from radnode.run import act
+
+    out.print(act.backup(load_settings(), target), markup=False)

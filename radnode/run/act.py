@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
@@ -130,6 +131,15 @@ def resume(settings: Settings, name: str) -> str:
     if kind is None:
         raise NotFoundError(f"{name!r} is not paused", remedy="`radnode pause NAME` pauses an app or a destination")
     return kind
+
+
+def backup(settings: Settings, target: Path) -> Path:
+    """Copies the ledger, also while the node runs; `target` may be a folder. Raises LedgerError on PostgreSQL."""
+    if target.is_dir():
+        target /= time.strftime("ledger-%Y%m%dT%H%M%S.sqlite")
+    with ledger_of(settings) as ledger:
+        ledger.copy_to(target)
+    return target
 
 
 def _kind(settings: Settings, tx: Transaction, name: str) -> str:

@@ -28,7 +28,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, intake, jobs, notifications, waits
+from radnode.state import claims, commitments, deliveries, holds, intake, jobs, notifications, waits
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -102,8 +102,14 @@ class Core:
             commitments.wake_all(tx)
             notifications.wake_all(tx)
             waits.after_restart(tx, now)
+            holds.watch_for_loss(tx)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
+        with self.ledger.begin("loss") as tx:
+            held = holds.loss(tx)
+        if held:
+            remedy = "`radnode studies --attention` lists them, `radnode release` lets them go: docs/deployment.md"
+            log().error("the ledger was lost: its studies are held", studies=held, remedy=remedy)
         alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
         _clear(place for place, worker in self.spool.places().items() if worker not in alive)
         if adopted:
@@ -119,6 +125,7 @@ class Core:
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
             with self.ledger.begin("adopt") as tx:
+                holds.adopting(tx)
                 intake.record(tx, batch, [])
             adopted += len(batch)
         with self.ledger.begin("seal") as tx:

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, exists, or_, select, update
 
 from radnode.state import schema
 from radnode.state.intake import RECEIVING
-from radnode.state.ledger import note, take_turns
+from radnode.state.ledger import insert_new, note, take_turns
 
-_study, _job = schema.study.c, schema.job.c
+_study, _job, _node = schema.study.c, schema.job.c, schema.node.c
+_LOSS, _MAYBE, _FOUND, _KNOWN = "ledger_lost", "maybe", "found", "known"
 
 
-def hold_all(tx: Connection, why: str) -> None:
-    """Nothing is made of the studies there are until a person releases them."""
-    tx.execute(update(schema.study).where(_study.held == "").values(held=why))
+def watch_for_loss(tx: Connection) -> None:
+    """At the start of core: a ledger that no core has used before may be new because another one was lost."""
+    used = bool(tx.execute(select(exists(select(_study.id)))).scalar())
+    first = {"key": _LOSS, "value": _KNOWN if used else _MAYBE}
+    if tx.execute(insert_new(tx, schema.node), first).rowcount != 1 and used:
+        _say(tx, _MAYBE, _KNOWN)
+
+
+def adopting(tx: Connection) -> None:
+    """Instances lie in the spool that the ledger does not know: if it is new, another one was lost."""
+    _say(tx, _MAYBE, _FOUND)
+
+
+def loss(tx: Connection) -> int:
+    """After adoption: holds the studies of a ledger that was lost, and returns how many those are."""
+    lost = _say(tx, _FOUND, _KNOWN)
+    _say(tx, _MAYBE, _KNOWN)
+    if not lost:
+        return 0
+    why = "the ledger was lost: what was made and sent of it before is not known"
+    return tx.execute(update(schema.study).where(_study.held == "").values(held=why)).rowcount
+
+
+def _say(tx: Connection, before: str, now: str) -> bool:
+    known = and_(_node.key == _LOSS, _node.value == before)
+    return tx.execute(update(schema.node).where(known).values(value=now)).rowcount == 1
 
 
 def studies(tx: Connection, wanted: Sequence[str] = ()) -> Sequence[str]:

@@ -129,9 +129,18 @@ class Ledger:
         """A consistent copy beside the SQLite file. PostgreSQL migrates in one transaction, and has its own tools."""
         if self.file is None:
             return
-        target = self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite")
-        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(target)) as copy:
+        self.copy_to(self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite"))
+
+    def copy_to(self, target: Path) -> None:
+        """A consistent copy of the SQLite file, while others write. Raises LedgerError where there is none to copy."""
+        if self.file is None:
+            where = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+            raise LedgerError("PostgreSQL has its own tools", remedy=f"pg_dump --format=custom --file={target} {where}")
+        part = target.with_name(f"{target.name}.part")
+        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(part)) as copy:
             source.backup(copy)
+        part.rename(target)
+        crash.point("copied")
 
 
 def boot_time() -> float:
