@@ -261,6 +261,13 @@ def open_part10(path: Path) -> Iterator[tuple[int, str, int]]:
         yield fd, _meta_text(meta, _TRANSFER_SYNTAX), start
 
 
+def read_file_meta(path: Path) -> tuple[str, str, str, int]:
+    """SOP Class UID, SOP Instance UID, transfer syntax and the data set's offset. Raises NotDicomError."""
+    with _part10(path) as (_, meta, start):
+        sop_class, sop_instance, syntax = (_meta_text(meta, tag) for tag in (0x00020002, 0x00020003, _TRANSFER_SYNTAX))
+        return sop_class, sop_instance, syntax, start
+
+
 @contextmanager
 def _part10(path: Path) -> Iterator[tuple[int, Found, int]]:
     """Descriptor, File Meta and the data set's offset of a Part 10 file (PS3.10 7.1)."""

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Self
 
-from pynetdicom.dsutils import split_dataset
-
+from radnode.dicom.headers import read_file_meta
 from radnode.dicom.peer import MAX_CONTEXTS, PATIENT, Peer, Timeouts, echo
 from radnode.dicom.requestor import Requestor, Syntaxes
 from radnode.domain.errors import NotDicomError, PeerError, SpoolError
@@ -199,14 +198,14 @@ def _read_meta(path: Path) -> tuple[OutgoingFile, int]:
     """What the File Meta says, and where the data set begins."""
     remedy = "only DICOM Part 10 files can be sent"
     try:
-        meta, offset = split_dataset(path)
-        keywords = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
-        found = [str(meta[each].value) for each in keywords]
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
     except OSError as error:
         raise SpoolError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # noqa: BLE001 - pydicom raises anything on broken bytes
-        raise NotDicomError(f"{path}: not a DICOM Part 10 file: {error}", remedy=remedy) from None
+    try:
+        *found, offset = read_file_meta(path)
+    except NotDicomError as error:
+        raise NotDicomError(f"{path}: not a DICOM Part 10 file: {error.message}", remedy=remedy) from None
     if offset >= size or not all(1 <= len(uid) <= 64 for uid in found):
         raise NotDicomError(f"{path}: no data set, or a File Meta UID of impossible length", remedy=remedy)
     return OutgoingFile(path, *found), offset
