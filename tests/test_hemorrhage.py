@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from radnode.domain.errors import OptionsError
 from radnode.run import apps
 from radnode.run.local import LocalRun, run_local
 from radnode.testing import head_ct
-from tests.peers import REPO, Orthanc, real_data
+from radnode.testing.sink import SinkPacs
+from tests.peers import REPO, Node, Orthanc, real_data, until
+from tests.road import QUICK, destinations
+from tests.test_models import serving
 
 CATALOG = apps.find(REPO / "apps")
 APP = CATALOG.get("hemorrhage")
@@ -107,13 +112,9 @@ def test_results_say_that_a_stand_in_answered(tmp_path: Path) -> None:
 
 
 def test_a_sites_own_model_takes_the_place_of_the_stand_in(tmp_path: Path) -> None:
-    from tests.test_models import serving
-
     seen: list[np.ndarray] = []
 
     def answers(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        from io import BytesIO
-
         if method == "GET":
             return 200, {}, b"{}"
         seen.append(np.load(BytesIO(body), allow_pickle=False))
@@ -129,6 +130,30 @@ def test_a_sites_own_model_takes_the_place_of_the_stand_in(tmp_path: Path) -> No
     assert b"STAND-IN" not in report.read_bytes()
     middle = seen[0][10, 256, 256]  # brain, 34 HU, through the windows (40, 80), (80, 200), (40, 380)
     assert middle == pytest.approx([34 / 80 * 255, 54 / 200 * 255, 184 / 380 * 255], abs=15)
+
+
+def test_the_node_asks_a_sites_model_by_name_and_counts_it(
+    tmp_path: Path, start_node: Callable[..., Node], sink: SinkPacs
+) -> None:
+    """The job's process has a network only because an option names a model that has an address."""
+    asked: list[str] = []
+
+    def answers(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        asked.append(f"{method} {path}")
+        count = np.load(BytesIO(body), allow_pickle=False).shape[0] if body else 0
+        return 200, {}, repr([[0.9, 0.1, 0.2, 0.3, 0.4, 0.8]] * count).encode()
+
+    rule = "rules: [{name: ich, app: hemorrhage, send_to: [a], when: {SeriesClass: ct}, options: {model: ich}}]\n"
+    with serving(answers) as base:
+        names = {"RADNODE_MODELS": f"ich={base}/predictions/ich/7"}
+        node = start_node(QUICK + destinations(a=sink) + rule, env=names)
+        node.send(head_ct(tmp_path / "ct", size=64, charset="greek"))
+        received = sink.wait_for(4, timeout=90)
+    modalities = {pydicom.dcmread(each.path).Modality for each in received if each.path}
+    assert modalities == {"OT", "SR", "KO", "DOC"}
+    assert asked == ["GET /ping", *["POST /predictions/ich/7"] * 2]
+    counted = 'radnode_model_requests_total{model="ich",outcome="answered"} 2.0'
+    until(lambda: counted in node.get("/metrics")[1], "the requests are counted")
 
 
 @pytest.mark.parametrize(
