@@ -150,14 +150,21 @@ WALLED = pytest.param(True, id="walled")
 OPEN = pytest.param(False, id="open")
 
 
+def own_apps(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in APPS.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
 class Bench:
     """A worker's runner without a worker: runs apps of a folder on phantoms."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, walled: bool = True) -> None:
-        self.folder, self.home, apps = folder, folder / "home", folder / "apps"
-        apps.mkdir(parents=True)
-        for name, text in APPS.items():
-            (apps / f"{name}.py").write_text(text)
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, walled: bool = True, apps: Path | None = None
+    ) -> None:
+        self.folder, self.home = folder, folder / "home"
+        apps = apps or own_apps(folder / "apps")
         (folder / ".env").write_text("SMTP_PASSWORD=hidden\n")
         monkeypatch.setenv("DATABASE_PASSWORD", "hidden")
         monkeypatch.setenv("PGPASSFILE", "hidden")

@@ -90,6 +90,11 @@ class App(Generic[OptionsT]):
         return AppOptions
 
     @classmethod
+    def options_schema(cls) -> dict[str, Any]:
+        """The options as JSON Schema has them."""
+        return cls.options_type().model_json_schema()
+
+    @classmethod
     def parse_options(cls, given: dict[str, Any]) -> AppOptions:
         """Options from text or typed values. Raises OptionsError naming each option at fault."""
         try:

@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Any
 
 from radnode.domain.app import App
 from radnode.domain.errors import AppUnknownError
+from radnode.run.environments import describe, has_its_own
 
 _GROUP = "radnode.apps"
 _PACKAGE = "radnode_apps"
@@ -53,12 +55,19 @@ class Catalog:
         return self.get(name).resources.queue
 
 
-def find(folder: Path) -> Catalog:
-    """Imports every app there is. One that cannot be imported, or has no name, ends up in `faults`."""
+def find(folder: Path, *, only: str = "") -> Catalog:
+    """Imports every app there is. One that cannot be imported, or has no name, ends up in `faults`.
+
+    Args:
+        only: a folder or module: the others are left alone.
+    """
     catalog = Catalog()
     for name, load in _candidates(folder):
+        if only not in ("", name):
+            continue
         try:
-            found = list(_apps_in(load()))
+            loaded = load()
+            found = loaded if isinstance(loaded, list) else list(_apps_in(loaded))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's module raises at import
             catalog.faults[name] = f"{type(error).__name__}: {error}"
             continue
@@ -74,7 +83,9 @@ def _candidates(folder: Path) -> Iterator[tuple[str, Any]]:
         if path.name.startswith((".", "_")):
             continue
         file = path / "__init__.py" if path.is_dir() else path
-        if file.suffix == ".py" and file.exists():
+        if path.is_dir() and has_its_own(path):
+            yield path.name, partial(describe, path)
+        elif file.suffix == ".py" and file.exists():
             yield path.stem, lambda path=path, file=file: _import(path.stem, file, path.is_dir())
     for point in entry_points(group=_GROUP):
         yield point.name, point.load

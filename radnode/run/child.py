@@ -112,12 +112,12 @@ def read_assignment(folder: Path) -> Assignment:
     return Assignment(**{**fields, "label": SeriesLabel(**fields["label"])})
 
 
-def main(fd: int, apps: Path, name: str) -> None:
+def main(fd: int, apps: Path, name: str, only: str) -> None:
     """A process that stays: it imports the app, and loads its model once, for the first job."""
     from radnode.run import process  # noqa: PLC0415, F401 - only now: a fault here is in the job's log
 
     def load() -> App[Any]:
-        app = app_finder.find(apps).get(name)()
+        app = app_finder.find(apps, only=only).get(name)()
         app.load()
         return app
 
@@ -127,4 +127,4 @@ def main(fd: int, apps: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -77,7 +77,7 @@ def apps(settings: Settings) -> list[View]:
             "queue": app.resources.queue,
             "timeout": app.resources.timeout,
             "memory": app.resources.memory,
-            "options": app.options_type().model_json_schema().get("properties", {}),
+            "options": app.options_schema().get("properties", {}),
             "broken": "",
         }
         for name, app in sorted(catalog.apps.items())

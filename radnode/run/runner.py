@@ -23,6 +23,7 @@ from typing import Any
 from radnode.domain.app import App
 from radnode.run.capacity import Share, Slot
 from radnode.run.child import MESSAGE
+from radnode.run.environments import ForeignApp
 from radnode.run.walls import Walls, missing
 from radnode.run.warden import Order
 from radnode.settings import Settings, child_environment, private_files
@@ -235,7 +236,8 @@ class Runner:
 
 
 def _program(settings: Settings, app: type[App[Any]]) -> tuple[str, ...]:
-    return (sys.executable, "-m", "radnode.run.child", "{line}", str(settings.apps), app.name)
+    own = (app.interpreter, app.place.name) if issubclass(app, ForeignApp) else (sys.executable, "")
+    return (own[0], "-m", "radnode.run.child", "{line}", str(settings.apps), app.name, own[1])
 
 
 def walls_of(settings: Settings, place: Path, network: bool, memory: int) -> Walls:

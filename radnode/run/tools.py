@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from radnode.domain import series_class
 from radnode.domain.errors import NotDicomError, OptionsError, PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.run import apps as app_finder
+from radnode.run.environments import ForeignApp
 from radnode.run.local import LocalRun, dicom_files, run_local
 from radnode.run.reload import read_routing
 from radnode.settings import Settings
@@ -39,6 +42,8 @@ def run_app(
 ) -> int:
     """`radnode run`: a progress line while it works, then what was written; returns the exit code."""
     app = app_finder.find(settings.apps).get(name)
+    if issubclass(app, ForeignApp):
+        return subprocess.call([app.interpreter, "-m", "radnode.cli", *sys.argv[1:]])
     with err.status(f"{name}: reading {path}") as status:
         named = _options(inputs, "--input")
         how: dict[str, Any] = {"level": level, "only": only, "inputs": named, "models": settings.models}
