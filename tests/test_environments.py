@@ -17,6 +17,7 @@ from radnode.run.runner import Ending
 from radnode.testing.phantom import head_ct
 from tests.test_isolation import Bench
 
+pytestmark = pytest.mark.timeout(400)  # on a busy machine pip takes its time
 RADNODE = [sys.executable, "-m", "radnode.cli"]
 APP = """\
 import numpy

@@ -297,7 +297,7 @@ def apps(as_json: AsJson = False) -> None:
     _show(found, as_json, lambda: look.render_apps(found))
 
 
-author = typer.Typer(help="For authors: `radnode app new NAME` begins an app.", no_args_is_help=True)
+author = typer.Typer(help="For authors: `radnode app new NAME` begins an app, `app install` gets its packages.", no_args_is_help=True)
 app.add_typer(author, name="app", rich_help_panel=APPS)
 
 
@@ -310,6 +310,14 @@ def new_app(name: Annotated[str, typer.Argument(help="What routing.yaml will cal
     settings = _settings()
     for path in new_app(settings.apps, name, apps.find(settings.apps).names()):
         out.print(str(path), markup=False, highlight=False)
+
+
+@author.command("install")
+def install_app(name: Annotated[str, typer.Argument(help="A folder of RADNODE_APPS with a requirements.txt.")]) -> None:
+    """Installs an app's own packages into apps/NAME/.venv, whose interpreter then runs it."""
+    from radnode.run import environments
+
+    out.print(f"{environments.install(_settings().apps, name)} is installed; restart the node", markup=False)
 
 
 @app.command(rich_help_panel=APPS)
