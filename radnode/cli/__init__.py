@@ -297,7 +297,7 @@ def apps(as_json: AsJson = False) -> None:
     _show(found, as_json, lambda: look.render_apps(found))
 
 
-author = typer.Typer(help="For authors: `radnode app new NAME` begins an app, `app install` gets its packages.", no_args_is_help=True)
+author = typer.Typer(help="For authors: `app new` begins one, `app install` gets its packages.", no_args_is_help=True)
 app.add_typer(author, name="app", rich_help_panel=APPS)
 
 
