@@ -44,6 +44,8 @@ job_crashes = Counter("radnode_job_crashes_total", "Children that died by a sign
 job_seconds = Histogram("radnode_job_seconds", "A job in its child process.", ("app",), buckets=_JOB)
 jobs = _gauge("radnode_jobs", "Jobs now, by state.", ("state",))
 oldest_waiting_job = _gauge("radnode_oldest_waiting_job_seconds", "Age of the oldest waiting job; 0 without one.")
+jobs_overdue = _gauge("radnode_jobs_overdue", "Running jobs that are a minute over their app's time limit.")
+tickets_missing = _gauge("radnode_tickets_missing", "Tickets that core found missing at its last look.", ("queue",))
 
 model_requests = Counter("radnode_model_requests_total", "Requests of apps to a model.", ("model", "outcome"))
 model_seconds = Counter("radnode_model_seconds_total", "Time that apps waited for a model.", ("model",))

@@ -48,7 +48,9 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _words(call: ast.Call) -> list[str]:
-    return [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    """The call's arguments where they are literal words; none where a label is passed on."""
+    words = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return words if len(words) == len(call.args) else []
 
 
 def _name(call: ast.Call) -> str:

@@ -6,12 +6,18 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Row, select, update
 
+from radnode import App, AppOptions, Resources
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST, PRIORITIES
+from radnode.run import gauges
+from radnode.run.apps import Catalog
+from radnode.settings import load
 from radnode.state import claims, deliveries, jobs, pauses, schema
 from radnode.state.ledger import Ledger
 from radnode.state.views import Views, select_deliveries, select_jobs
@@ -323,6 +329,24 @@ def test_states_count_what_is_not_final(ledger: Ledger) -> None:
     do(ledger, claims.finish, claimed(ledger), [])
     claimed(ledger)
     assert do(ledger, jobs.states) == {"failed": 1, "running": 1, "waiting": 1}
+
+
+def test_a_job_that_its_worker_should_have_ended_long_ago_is_counted_as_overdue(ledger: Ledger, tmp_path: Path) -> None:
+    settings = load({"RADNODE_HOME": str(tmp_path)}, tmp_path / "no.env")
+    settings.spool.mkdir(parents=True)
+    counted = []
+    for seconds_ago in (0.0, 100.0, 1000.0):
+        make_job(ledger, f"j{seconds_ago:.0f}", app="slow")
+        mine = schema.job.c.id == claimed(ledger).id
+        since = update(schema.job).where(mine).values(started_at=time.time() - seconds_ago)
+        do(ledger, lambda tx, statement=since: tx.execute(statement))
+        gauges.show(settings, ledger, Catalog({"slow": Slow}), ())
+        counted.append(REGISTRY.get_sample_value("radnode_jobs_overdue"))
+    assert counted == [0, 0, 1]
+
+
+class Slow(App[AppOptions]):
+    resources = Resources(timeout=300)
 
 
 def test_jobs_are_found_by_the_beginning_of_their_id_and_by_filters(ledger: Ledger) -> None:

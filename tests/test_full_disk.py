@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from radnode.testing.sink import SinkPacs
 from tests.peers import Node, until
 from tests.receiving import AC, NO_DATA_SET, RJ, Peer, command, data_set, pdu, pdv, request
 from tests.road import QUICK, apps_folder, destinations, job_in, push, settled, small_ct
+from tests.small_disk import SmallDisk, small_disk
 from tests.test_power_loss import acknowledged, assert_nothing_is_lost, in_ledger, pushing
 
 MIB = 1 << 20
@@ -24,43 +23,17 @@ OUT_OF_RESOURCES, TRANSIENT = 0xA700, (2, 3, 2)
 QUIET = "complete: {series: 1h, study: 1h}\nrules: []\n"
 
 
-class Disk:
-    """A small file system, and a file on it that takes all the room there is."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self._ballast = root, root / "ballast"
-
-    def fill(self) -> None:
-        """To the last byte."""
-        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with ExitStack() as stack:
         try:
-            for size in (MIB, 4096, 1):
-                try:
-                    while True:
-                        os.write(fd, bytes(size))
-                except OSError as fault:
-                    assert fault.errno == errno.ENOSPC
-        finally:
-            os.close(fd)
-
-    def free(self) -> None:
-        self._ballast.unlink()
+            yield stack.enter_context(small_disk(tmp_path / "disk", 96))
+        except PermissionError as fault:
+            pytest.skip(str(fault))
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "radnode-test", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here (that needs root, and its right to mount): {done.stderr}")
-    yield Disk(folder)
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.fixture
-def start(disk: Disk) -> Iterator[Callable[..., Node]]:
+def start(disk: SmallDisk) -> Iterator[Callable[..., Node]]:
     """Starts a node whose home, log and all lie on the small disk."""
     nodes: list[Node] = []
 
@@ -98,7 +71,7 @@ def living_parts(node: Node) -> set[int]:
 
 
 def test_a_disk_that_fills_refuses_for_now_and_takes_again_when_there_is_room(
-    disk: Disk, start: Callable[..., Node]
+    disk: SmallDisk, start: Callable[..., Node]
 ) -> None:
     node = start(QUIET)
     before = living_parts(node)
@@ -138,7 +111,7 @@ def room(node: Node, uids: list[str]) -> None:
 
 
 def test_a_disk_that_is_full_again_and_again_under_load_loses_nothing_acknowledged(
-    disk: Disk, start: Callable[..., Node]
+    disk: SmallDisk, start: Callable[..., Node]
 ) -> None:
     node = start(QUIET)
     before = living_parts(node)
@@ -180,7 +153,7 @@ def test_metrics_have_their_room_on_the_disk_from_the_start(start: Callable[...,
 
 
 def test_a_job_that_fills_the_disk_fails_alone_and_is_run_again_from_the_originals(
-    disk: Disk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+    disk: SmallDisk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
 ) -> None:
     apps = apps_folder(tmp_path / "apps", filler=FILLER)
     (apps / "fill").touch()
@@ -204,7 +177,7 @@ def test_a_job_that_fills_the_disk_fails_alone_and_is_run_again_from_the_origina
 
 
 def test_a_job_that_meets_a_full_disk_is_done_once_there_is_room(
-    disk: Disk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+    disk: SmallDisk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
 ) -> None:
     rules = "rules: [{name: test, app: test, send_to: [a], when: {Modality: CT}}]\n"
     node = start(QUICK + destinations(a=sink) + rules)

@@ -116,14 +116,13 @@ class Tickets:
             except (redis.RedisError, dramatiq.errors.BrokerError):
                 return
 
-    def top_up(self, runnable: Mapping[str, int], cap: int = 32) -> int:
-        """Refills each queue to as many tickets as there are things to do; returns how many were missing."""
-        missing = 0
+    def top_up(self, runnable: Mapping[str, int], cap: int = 32) -> dict[str, int]:
+        """Refills each queue to as many tickets as there are things to do; returns how many were missing in which."""
+        missing = {}
         for queue, count in runnable.items():
             lying = int(self.broker.client.llen(f"{_NAMESPACE}:{queue}"))
-            lack = max(min(count, cap) - lying, 0)
-            self.send(queue, lack)
-            missing += lack
+            missing[queue] = max(min(count, cap) - lying, 0)
+            self.send(queue, missing[queue])
         return missing
 
 

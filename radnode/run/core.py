@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import redis
 
@@ -19,6 +18,7 @@ from radnode import metrics
 from radnode.dicom.headers import summarize
 from radnode.domain.errors import LedgerError
 from radnode.run import broker as brokers
+from radnode.run import gauges
 from radnode.run.apps import find
 from radnode.run.assembling import Assembling
 from radnode.run.commitment import Gate
@@ -28,7 +28,7 @@ from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, holds, intake, jobs, notifications, waits
+from radnode.state import claims, commitments, deliveries, holds, intake, notifications, waits
 from radnode.state.ledger import Ledger, Unavailable, ping, value
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.spool import BUCKET, Spool, scan
@@ -110,8 +110,7 @@ class Core:
         if held:
             remedy = "`radnode studies --attention` lists them, `radnode release` lets them go: docs/deployment.md"
             log().error("the ledger was lost: its studies are held", studies=held, remedy=remedy)
-        alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
-        _clear(place for place, worker in self.spool.places().items() if worker not in alive)
+        self._clear_places()
         if adopted:
             log().warning("adopted from the spool", instances=adopted)
 
@@ -195,43 +194,33 @@ class Core:
                 lost = claims.release_lost(tx, owner)
                 deliveries.release_lost(tx, owner)
                 commitments.release_lost(tx, owner)
-            _clear(place for place, worker in self.spool.places().items() if worker == owner)
             log().error("worker lost", worker=owner, jobs=len(lost))
         for each in present(self.settings.run, "worker-"):
             if not each.alive:
                 forget(self.settings.run, each.name)
+        self._clear_places()
         now = self.ledger.now()
         with self.ledger.read() as tx:
             to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now) + notifications.runnable(tx, now)
             runnable = {**claims.runnable(tx, now), "deliver": to_send}
         try:
-            self.tickets.top_up(runnable)
+            missing = self.tickets.top_up(runnable)
         except redis.RedisError as error:
             log().warning("broker unavailable", error=str(error))
+            missing = runnable
+        for queue in brokers.QUEUES:
+            metrics.tickets_missing.labels(queue).set(missing.get(queue, 0))
+
+    def _clear_places(self) -> None:
+        """Removes what dead workers left in the work folder, also of jobs that had ended just before."""
+        places = self.spool.places()  # before the look at who lives: who has a place by now lives, or has died
+        alive = {each.name for each in present(self.settings.run, "worker-") if each.alive}
+        for place, worker in places.items():
+            if worker not in alive:
+                shutil.rmtree(place, ignore_errors=True)
 
     def _gauges(self) -> None:
-        now = time.time()
-        living = [each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive]
-        for part in ("core", "receiver", "worker"):
-            metrics.parts.labels(part).set(living.count(part))
-        with self.ledger.read() as tx:
-            states, oldest = jobs.states(tx), claims.oldest_waiting(tx, self.ledger.now())
-            moving, still_open = deliveries.states(tx), intake.counts(tx)
-            promised = commitments.states(tx)
-        for state in ("waiting", "running", "failed", "held"):
-            metrics.jobs.labels(state).set(states.get(state, 0))
-        metrics.oldest_waiting_job.set(0 if oldest is None else max(now - oldest, 0))
-        metrics.series_open.set(still_open["series_open"])
-        metrics.series_incomplete.set(still_open["series_incomplete"])
-        for state in ("received", "waiting", "sending", "parked"):
-            metrics.commitments.labels(state).set(promised.get(state, 0))
-        metrics.spool_free_bytes.set(shutil.disk_usage(self.spool.root).free)
-        counts = {(destination, state): (count, first) for destination, state, count, first in moving}
-        for destination in {*self.routing_file.routing.destinations, *(each for each, _ in counts)}:
-            for state in ("waiting", "sending", "parked", "held"):
-                metrics.deliveries.labels(destination, state).set(counts.get((destination, state), (0, 0))[0])
-            _, first = counts.get((destination, "waiting"), (0, now))
-            metrics.oldest_waiting_delivery.labels(destination).set(max(now - first, 0))
+        gauges.show(self.settings, self.ledger, self.catalog, self.routing_file.routing.destinations)
 
     def _readiness(self) -> dict[str, str]:
         alive = {each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive}
@@ -244,8 +233,3 @@ class Core:
             faults["ledger"] = str(error.orig)
         return faults
 
-
-def _clear(places: Iterable[Path]) -> None:
-    """Removes what dead workers left in the work folder."""
-    for folder in places:
-        shutil.rmtree(folder, ignore_errors=True)

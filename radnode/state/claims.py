@@ -156,6 +156,12 @@ def runnable(tx: Connection, now: float) -> dict[str, int]:
     return dict(tx.execute(query).all())
 
 
+def running(tx: Connection) -> list[tuple[str, float]]:
+    """(app, since when, on the wall clock) of each job that a worker has in hand."""
+    query = select(_job.app, func.coalesce(_job.started_at, 0.0)).where(_job.state == RUNNING)
+    return [tuple(row) for row in tx.execute(query)]
+
+
 def oldest_waiting(tx: Connection, now: float) -> float | None:
     """When the oldest job was made that could run, if a worker were free."""
     return tx.execute(select(func.min(_job.created_at)).where(_able(now))).scalar()
