@@ -15,7 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 from sqlalchemy import insert, select, update
 
@@ -149,19 +148,6 @@ def twice(stage: Stage, label: str) -> None:
     arrived = len(stage.sink.received)
     files = stage.push()
     stage.assert_as_if_nothing_had_happened(stage.push(files=files), arrived)
-
-
-def changed(stage: Stage, label: str) -> None:
-    """An instance comes again with other bytes: both are kept."""
-    files = stage.push("NOBODY")
-    ds = pydicom.dcmread(files[0])
-    ds.SliceLocation = "123"
-    other = stage.folder / f"{ds.SOPInstanceUID}.dcm"
-    ds.save_as(other)
-    stage.push("NOBODY", [other])
-    stage.hit(label)
-    settled(stage.node, study_uid(files))
-    stage.assert_kept([*files, other])
 
 
 def ending(stage: Stage, label: str, *, calling_aet: str, state: str) -> None:
@@ -386,8 +372,7 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     **dict.fromkeys(("complete series", "complete study"), whole),
     **dict.fromkeys(("claim job", "child ended", "publish", "finish job"), whole),
     **dict.fromkeys(("claim delivery", "sent one", "record sent", "delivered"), whole),
-    "drop copy": twice,
-    "note difference": changed,
+    "file copies": twice,
     "decline job": partial(ending, calling_aet="DECLINED", state="declined"),
     "fail job": partial(ending, calling_aet="FAILED", state="failed"),
     "job crashed": partial(ending, calling_aet="CRASHED", state="failed"),
