@@ -125,7 +125,8 @@ def _fill(ledger: Ledger, job_state: str, delivery_state: str, count: int, prefi
 
 def _job(name: str, study: int, state: str, number: int) -> dict[str, Any]:
     return {
-        "id": name, "work": name, "revision": "", "study_id": study, "rule": "empty", "routing_version": "1", "app": "empty", "app_version": "1",
+        "id": name, "work": name, "revision": "", "study_id": study, "rule": "empty", "routing_version": "1",
+        "app": "empty", "app_version": "1",
         "level": "series", "options": {}, "label": {}, "send_to": ["pacs"], "queue": "cpu", "priority": 1,
         "state": state, "created_at": float(number), "last_image_at": 1.0,
     }  # fmt: skip

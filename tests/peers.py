@@ -95,7 +95,7 @@ class Process:
                 pytest.fail(f"{self.popen.args} ended with {self.popen.returncode}:\n{self.output()}")
             return condition()
 
-        until(holds, what)
+        until(holds, what, timeout=115)
 
     def end(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
         """Signals the child and returns its exit code; kills it where the signal does not help."""
