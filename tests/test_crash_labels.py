@@ -402,10 +402,10 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
 
 
 UNREHEARSED = {
-    "ask for commitment", "await found", "await report", "confirm found", "hold delivery", "job progress", "not asked",
-    "replay job", "report taken",
+    "ask for commitment", "await found", "await report", "confirm found", "fetched", "hold delivery", "job progress",
+    "not asked", "record fetched", "replay job", "report taken",
 }  # fmt: skip
-"""Labels that no scenario leads to yet: receipts of destinations, an app's progress, a job run again by another app."""
+"""Labels that no scenario leads to yet: receipts of destinations, fetching from a PACS, progress of an app, `radnode rerun`."""
 
 
 # ---- the tests -------------------------------------------------------------------------------------------------------
