@@ -405,7 +405,7 @@ UNREHEARSED = {
     "ask for commitment", "await found", "await report", "confirm found", "fetched", "hold delivery", "job progress",
     "not asked", "record fetched", "replay job", "report taken",
 }  # fmt: skip
-"""Labels that no scenario leads to yet: receipts of destinations, fetching from a PACS, progress of an app, `radnode rerun`."""
+"""Labels that no scenario leads to yet: receipts of destinations, fetching from a PACS, progress, `radnode rerun`."""
 
 
 # ---- the tests -------------------------------------------------------------------------------------------------------
