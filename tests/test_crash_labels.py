@@ -382,7 +382,7 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     "end wait": waited,
     "postpone delivery": postponed,
     "park delivery": parked,
-    **dict.fromkeys(("recover", "sealed before", "seal", "heard again"), partial(killed, part="core")),
+    **dict.fromkeys(("recover", "sealed before", "seal", "loss", "heard again"), partial(killed, part="core")),
     "bury receiver": partial(killed, part="receivers"),
     "site uid": partial(killed, part="worker"),
     "adopt": partial(adopted, dies_at="record arrivals.before"),
@@ -402,10 +402,11 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
 
 
 UNREHEARSED = {
-    "ask for commitment", "await found", "await report", "confirm found", "fetched", "hold delivery", "job progress",
-    "not asked", "record fetched", "replay job", "report taken",
+    "ask for commitment", "await found", "await report", "claim notification", "confirm found", "copied", "fetched",
+    "hold delivery", "job progress", "not asked", "notification failed", "notification sent", "record fetched",
+    "replay job", "report taken",
 }  # fmt: skip
-"""Labels that no scenario leads to yet: receipts of destinations, fetching from a PACS, progress, `radnode rerun`."""
+"""Labels that no scenario leads to yet: receipts, fetching, webhooks, backup, progress, `radnode rerun`."""
 
 
 # ---- the tests -------------------------------------------------------------------------------------------------------
