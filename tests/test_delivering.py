@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 from sqlalchemy import update
 
-from radnode.dicom.scu import OutgoingFile
+from radnode.dicom.scu import OutgoingFile, Sender, Timeouts
 from radnode.domain.identity import differing
 from radnode.domain.routing import Destination
 from radnode.run import delivery as delivery_module
+from radnode.run import outlets
 from radnode.run.commitment import Promises
 from radnode.state import deliveries, receipts, schema
 from radnode.testing.sink import SinkPacs
@@ -305,3 +307,22 @@ def test_only_what_the_other_side_says_otherwise_differs(family: str, first: str
     assert differing(ours, {}) == ()
     assert differing(ours, {**ours, "PatientName": f"{family.upper()}^{first}^^=x"}) == ()
     assert differing(ours, {"AccessionNumber": "2", "PatientName": "M?ller"}) == ("AccessionNumber",)
+
+
+def test_a_peer_that_hangs_is_given_up_and_gets_the_rest_later(
+    open_desk: OpenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = files(tmp_path)
+    with SinkPacs() as sink:
+        desk = open_desk(to(sink))
+        desk.job("j1", some, ["pacs"])
+        impatient = partial(Sender, timeouts=Timeouts(connect=5, association=5, response=1))
+        monkeypatch.setattr(outlets, "Sender", impatient)
+        sink.pause()
+        desk.work()
+        assert desk.delivery().state == "waiting"
+        assert "time ended" in desk.delivery().error
+        sink.refuse = lambda uid: None
+        sink.resume()
+        desk.settle("delivered")
+        assert set(sink.uids) == {each.sop_instance_uid for each in some}
