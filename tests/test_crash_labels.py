@@ -354,7 +354,7 @@ def stranger(stage: Stage, label: str) -> None:
 def _asks(stage: Stage, modality: Modality, files: list[Path]) -> bool:
     try:
         modality.asks(stage.node, references(files))
-    except (AssertionError, RuntimeError, ValueError):  # the receiver died under it
+    except (AssertionError, AttributeError, RuntimeError, ValueError):  # the receiver died under it
         return False
     return True
 
