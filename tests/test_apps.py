@@ -348,7 +348,7 @@ def test_the_commands_of_the_page_do_what_they_say(tmp_path: Path) -> None:
     head_ct(tmp_path / "head-ct", slices=4, size=32)
     head_ct(tmp_path / "study" / "thick", slices=4, size=32)
     head_ct(tmp_path / "study" / "thin", slices=4, size=32, spacing=1, SeriesDescription="HEAD 1MM")
-    commands = re.findall(r"^\$ radnode (.*)$", (REPO / "docs" / "apps.md").read_text(), re.MULTILINE)
+    commands = re.findall(r"^\$ radnode (run .*)$", (REPO / "docs" / "apps.md").read_text(), re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         line = [sys.executable, "-m", "radnode.cli", *shlex.split(command)]
