@@ -163,8 +163,6 @@ def _study_tree(study: View) -> Tree:
     tree = Tree(_line(label, _state(study["state"])))
     if study["held"]:
         tree.add(_text(f"held: {study['held']} -> radnode release {study['StudyInstanceUID']}"))
-    if study["purged"]:
-        tree.add(_text(f"purged {_clock(study['purged'])}: its images and results are not kept here any more"))
     for each in study["series"]:
         description = each["SeriesDescription"] or each["SeriesInstanceUID"]
         branch = tree.add(

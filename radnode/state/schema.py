@@ -67,7 +67,6 @@ study = Table(
     Column("patient_id", Text, nullable=False, default="", index=True),
     Column("headers", JSON, nullable=False, default=dict),
     Column("held", Text, nullable=False, default=""),
-    Column("purged_at", Float),
     Index("ix_study_state_seen", "state", "seen"),
 )
 
@@ -110,7 +109,6 @@ instance = Table(
     Column("flaw", Text, nullable=False, default=""),
     Column("own", Boolean, nullable=False, default=False),
     Column("differs", Text, nullable=False, default=""),
-    Column("purged", Boolean, nullable=False, default=False),
     Index("ix_instance_series_id_association", "series_id", "association"),
 )
 

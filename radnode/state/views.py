@@ -119,7 +119,6 @@ class Views:
             "StudyDescription": row.headers.get("StudyDescription", ""),
             "state": "attention" if row.held else _study_state(row.state, series, jobs, deliveries, bool(waiting)),
             "held": row.held,
-            "purged": self._time(row.purged_at),
             "received": self._time(row.first_received_at),
             "last_received": self._time(row.last_received_at),
             "series": [self._series(each) for each in series],

@@ -88,7 +88,6 @@ def upgrade() -> None:
         sa.Column("patient_id", sa.Text(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
         sa.Column("held", sa.Text(), nullable=False),
-        sa.Column("purged_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
@@ -157,7 +156,6 @@ def upgrade() -> None:
         sa.Column("flaw", sa.Text(), nullable=False),
         sa.Column("own", sa.Boolean(), nullable=False),
         sa.Column("differs", sa.Text(), nullable=False),
-        sa.Column("purged", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("path", name=op.f("uq_instance_path")),
