@@ -168,7 +168,7 @@ def test_a_clock_that_is_set_by_an_hour_completes_nothing_early_and_holds_nothin
     time.sleep(2)
     assert study(node, study_uid(files))["series"][0]["state"] == "receiving"
     push(node, files[2:])
-    until(lambda: all(each["attempt"] > 1 for each in _deliveries(node, files)), "both deliveries were tried in vain")
+    until(lambda: any(each["attempt"] > 1 for each in _deliveries(node, files)), "delivering was tried in vain")
     clock.step(3600.0 * hours)
     sink.start()
     found = settled(node, study_uid(files))
