@@ -370,7 +370,7 @@ def test_deliveries_go_by_priority_and_age_and_one_destination_is_served_by_one_
     assert claimed_delivery(ledger, OTHER).destination == "research"
     assert claim_delivery(ledger, OTHER) is None
     assert do(ledger, deliveries.runnable, ledger.now()) == 0
-    assert do(ledger, deliveries.delivered, first, 1)
+    assert do(ledger, deliveries.delivered, first)
     assert claimed_delivery(ledger, OTHER).job_id == "a"
 
 
@@ -392,7 +392,7 @@ def test_many_workers_at_once_never_serve_one_destination_twice(ledger: Ledger, 
                 crowded.append(serving[delivery.destination])
                 sent[delivery.job_id, delivery.destination] += 1
                 serving[delivery.destination] -= 1
-            assert do(own, deliveries.delivered, delivery, 1)
+            assert do(own, deliveries.delivered, delivery)
         own.close()
 
     with ThreadPoolExecutor(6) as pool:
@@ -414,7 +414,7 @@ def test_two_claims_at_the_same_moment_do_not_both_get_one_destination(ledger: L
     with ThreadPoolExecutor(4) as pool:
         for _ in range(8):
             (one,) = [each for each in pool.map(at_once, "wxyz") if each is not None]
-            assert do(ledger, deliveries.delivered, one, 1)
+            assert do(ledger, deliveries.delivered, one)
 
 
 def test_what_a_destination_has_taken_is_not_pending_again_and_what_it_refused_comes_last(ledger: Ledger) -> None:
@@ -437,7 +437,7 @@ def test_a_worker_that_lost_its_delivery_can_change_nothing_about_it(ledger: Led
     do(ledger, deliveries.release_lost, WORKER)
     current = claimed_delivery(ledger, OTHER)
     assert current.attempt == 2
-    assert not do(ledger, deliveries.delivered, lost, 1)
+    assert not do(ledger, deliveries.delivered, lost)
     assert not do(ledger, deliveries.park, lost, "late")
     assert not do(ledger, deliveries.expire, lost)
     assert not do(ledger, deliveries.postpone, lost, "late", ledger.now(), peer_down=True)
@@ -455,13 +455,13 @@ def test_a_destination_that_is_down_rests_whole_and_delays_no_other(ledger: Ledg
     for name in ("a", "b"):
         delivery = claimed_delivery(ledger, now=now)
         assert (delivery.destination, delivery.job_id) == ("pacs", name)
-        assert do(ledger, deliveries.delivered, delivery, 1)
+        assert do(ledger, deliveries.delivered, delivery)
     assert claim_delivery(ledger, now=now) is None
     assert do(ledger, deliveries.runnable, now) == 0
     assert do(ledger, deliveries.runnable, now + 60) == 1
     back = claimed_delivery(ledger, now=now + 60)
     assert (back.destination, back.failures, back.error) == ("broken", 1, "refused")
-    assert do(ledger, deliveries.delivered, back, 1)
+    assert do(ledger, deliveries.delivered, back)
     assert claimed_delivery(ledger, now=now).job_id == "b"  # it answers again: nothing waits any longer
 
 
@@ -510,7 +510,7 @@ def test_a_resend_sends_everything_but_not_while_it_is_being_sent(ledger: Ledger
     delivery = claimed_delivery(ledger)
     assert not do(ledger, deliveries.resend, delivery.id, "anna")
     do(ledger, deliveries.record_sent, delivery, [("2.25.1", 0, "", True), ("2.25.2", 0, "", True)])
-    do(ledger, deliveries.delivered, delivery, 2)
+    do(ledger, deliveries.delivered, delivery)
     assert do(ledger, deliveries.resend, delivery.id, "anna")
     assert len(do(ledger, deliveries.pending, claimed_delivery(ledger))) == 2
 
@@ -527,7 +527,7 @@ def test_deliveries_to_a_paused_destination_wait(ledger: Ledger) -> None:
 
 def test_a_destination_added_to_a_done_job_gets_its_kept_results(ledger: Ledger) -> None:
     make_done(ledger, "a", 1)
-    do(ledger, deliveries.delivered, claimed_delivery(ledger), 1)
+    do(ledger, deliveries.delivered, claimed_delivery(ledger))
     do(ledger, jobs.add_destinations, "a", ("pacs", "research"))
     (new,) = [each for each in rows(ledger, schema.delivery) if each.state == "waiting"]
     assert new.destination == "research"
