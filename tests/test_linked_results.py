@@ -175,7 +175,7 @@ def test_a_parametric_map_has_the_numbers_it_was_given(tmp_path: Path) -> None:
     assert meaning.MeasurementUnitsCodeSequence[0].CodeValue == "um2/s"
     on_volume = only([ParametricMap(series.volume(), "Density", "[hnsf'U]")], series).dataset
     stored = np.stack([plane.pixels() for plane in series])
-    assert np.corrcoef(on_volume.pixel_array.ravel(), stored.ravel())[0, 1] > 0.99
+    assert np.corrcoef(on_volume.pixel_array.ravel(), stored.ravel())[0, 1] > 0.98  # twice interpolated: tilted
     with pytest.raises(ResultError, match="not finite"):
         only([ParametricMap(numbers * np.nan, "x")], series)
 
