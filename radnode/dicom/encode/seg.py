@@ -137,6 +137,7 @@ def _add_pixels(ds: Dataset, stored: NDArray[np.uint8], shape: tuple[int, ...], 
     ds.Rows, ds.Columns = shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
     ds.LossyImageCompression = "00"
+    ds.PatientOrientation = ""  # Type 2C: sources without orientation have to have it (PS3.3 C.7.6.1)
     data = stored.tobytes()
     ds.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
 
