@@ -16,27 +16,9 @@ from typing import Any
 
 from radnode.domain.routing import Routing, evaluate_series, parse_routing
 from radnode.domain.study import Instance, Series
+from tests.judging import Apps
 
 MODALITIES = ("CT", "MR", "CR", "US")
-
-
-class Apps:
-    """A catalog with one app that takes no options."""
-
-    def names(self) -> list[str]:
-        return ["test"]
-
-    def broken(self, name: str) -> str | None:
-        return None
-
-    def parse_options(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        return given
-
-    def version(self, name: str) -> str:
-        return "1.0"
-
-    def queue(self, name: str) -> str:
-        return "cpu"
 
 
 def text_of(rules: int) -> str:

@@ -96,7 +96,7 @@ class Killer:
 
     def _app(self) -> None:
         """The process that runs an app: its folder is the job's."""
-        self._kill("child", [pid for pid in self._victims(TARGETS["nursery"]) if "/spool/work/" in folder_of(pid)])
+        self._kill("child", [pid for pid in self._victims(TARGETS["nursery"]) if "spool/work" in folder_of(pid)])
 
     def _kill(self, name: str, victims: list[int]) -> None:
         if victims:

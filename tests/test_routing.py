@@ -15,25 +15,7 @@ from radnode.domain.routing import AnyOf, Between, Evaluation, Hours, Routing, S
 from radnode.domain.routing import evaluate_series as evaluate_series_of
 from radnode.domain.routing import evaluate_study as evaluate_study_of
 from radnode.domain.study import Instance, Series, Study
-
-
-class Apps:
-    """A catalog with one app that takes no options."""
-
-    def names(self) -> list[str]:
-        return ["test"]
-
-    def broken(self, name: str) -> str | None:
-        return None
-
-    def parse_options(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        return given
-
-    def version(self, name: str) -> str:
-        return "1.0"
-
-    def queue(self, name: str) -> str:
-        return "cpu"
+from tests.judging import Apps
 
 
 def routing(*rules: str) -> Routing:
