@@ -159,7 +159,8 @@ def test_a_clock_that_is_set_by_an_hour_completes_nothing_early_and_holds_nothin
 ) -> None:
     """Set as a series comes in, as its delivery waits to be tried again, and set right again after everything died."""
     clock = Clock(tmp_path / "clock")
-    rules = destinations(a=sink) + "complete: {series: 4s, study: 5s}\n" + RULES.replace("copy,", "copy, expire: 3h,")
+    quiet = "complete: {series: 12s, study: 13s}\n"  # longer than a node takes to be ready after its first receiver
+    rules = destinations(a=sink) + quiet + RULES.replace("copy,", "copy, expire: 3h,")
     node = start_node(rules, env=clock.env)
     files = a_study(tmp_path)
     sink.stop()
