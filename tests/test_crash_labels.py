@@ -226,6 +226,17 @@ def killed(stage: Stage, label: str, *, part: str) -> None:
     until(stage.node.ready, "every part is up")
 
 
+def sealed(stage: Stage, label: str) -> None:
+    """Nothing has changed in the spool for long when core starts anew."""
+    whole(stage, label)
+    then = time.time() - 3600
+    for bucket in (stage.node.home / "spool" / "instances").glob("*/*"):
+        os.utime(bucket, (then, then))
+    kill(stage.node, "core")
+    stage.hit(label)
+    until(stage.node.ready, "every part is up")
+
+
 def adopted(stage: Stage, label: str, *, dies_at: str) -> None:
     """A receiver dies with an instance that the ledger does not know, and core is killed as it adopts it."""
     stage.arm(dies_at)
@@ -382,7 +393,8 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     "end wait": waited,
     "postpone delivery": postponed,
     "park delivery": parked,
-    **dict.fromkeys(("recover", "sealed before", "seal", "loss", "heard again"), partial(killed, part="core")),
+    **dict.fromkeys(("recover", "loss", "heard again"), partial(killed, part="core")),
+    "seal": sealed,
     "bury receiver": partial(killed, part="receivers"),
     "site uid": partial(killed, part="worker"),
     "adopt": partial(adopted, dies_at="record arrivals.before"),

@@ -218,10 +218,15 @@ def test_a_value_of_the_node_is_kept_as_it_was_first_set(ledger: Ledger) -> None
         assert value(tx, "site_uid", "2.25.1") == "2.25.1"
     with ledger.begin() as tx:
         assert value(tx, "site_uid", "2.25.2") == "2.25.1"
-        intake.seal(tx, "20260101T10")
-        assert value(tx, "sealed_before", "") == ""
-        intake.seal(tx, "20260101T10")
-        assert value(tx, "sealed_before", "") == "20260101T10"
+
+
+def test_a_bucket_stays_sealed_with_the_time_it_was_last_sealed_with(ledger: Ledger) -> None:
+    with ledger.begin() as tx:
+        assert intake.sealed(tx) == {}
+        intake.seal(tx, {"20260101/10": 1_767_261_600_123_456_789, "20260101/11": 2})
+    with ledger.begin() as tx:
+        intake.seal(tx, {"20260101/11": 3})
+        assert intake.sealed(tx) == {"20260101/10": 1_767_261_600_123_456_789, "20260101/11": 3}
 
 
 def test_a_pause_is_kept_once_and_resumed_once(ledger: Ledger) -> None:

@@ -27,11 +27,13 @@ from radnode.dicom.headers import FileMeta, summarize
 from radnode.dicom.negotiation import Policy
 from radnode.domain.errors import NotDicomError
 from radnode.run.receiver import NoMetrics, Receiver
+from radnode.state import scan as scans
 from radnode.state import schema
 from radnode.state import spool as spools
 from radnode.state.arrivals import Arrival
 from radnode.state.ledger import Ledger
-from radnode.state.spool import Spool, scan
+from radnode.state.scan import scan
+from radnode.state.spool import Spool
 from scripts.fuzz_receiver import Local
 from tests.peers import Node, until
 from tests.receiving import CT, EXPLICIT, Peer, data_set, pdu, request, store
@@ -235,7 +237,7 @@ def recover(root: Path, recorded: list[Arrival], whole: dict[str, bytes]) -> set
     """What core's scan finds, and what the ledger knew: all of it has to be there, whole, and nothing else."""
     spool = Spool(root)
     known = {each.path for each in recorded}
-    adopted = list(scan(spool, lambda _: known, lambda _: False, summarize))
+    adopted = list(scan(spool, lambda _: set(known), lambda _: False, summarize))
     paths = {each.path: each.sop_instance_uid for each in recorded + adopted}
     for path, uid in paths.items():
         assert (root / path).read_bytes()[-len(whole[uid]) - 4 :].endswith(whole[uid])
@@ -269,7 +271,7 @@ def test_an_adopted_file_has_its_name_for_good_before_it_is_reported(
             turns.give(turns.ready()[0])
     (kept,) = tmp_path.rglob("*.dcm")
     kept.rename(kept.with_suffix(".part"))
-    monkeypatch.setattr(spools, "sync_folder", lambda folder: done.append((folder, kept.exists())))
+    monkeypatch.setattr(scans, "sync_folder", lambda folder: done.append((folder, kept.exists())))
     for _ in scan(spool, lambda _: set(), lambda _: False, summarize):
         assert done == [(kept.parent, True)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pydicom
@@ -17,7 +18,8 @@ from radnode.run.receiver import receiver_alive
 from radnode.state import spool as spools
 from radnode.state.arrivals import Arrival
 from radnode.state.presence import Presence
-from radnode.state.spool import Incoming, Spool, Watermark, scan
+from radnode.state.scan import scan
+from radnode.state.spool import Incoming, Spool, Watermark
 from tests.receiving import CT, EXPLICIT, data_set
 
 
@@ -36,8 +38,17 @@ def write(spool: Spool, uid: str, cut: int = 0, **changes: object) -> Incoming:
     return incoming
 
 
-def adopted(spool: Spool, known: set[str] | None = frozenset(), alive: bool = False) -> list[Arrival]:  # type: ignore[assignment]
-    return list(scan(spool, lambda _: known, lambda _: alive, summarize))
+def adopted(
+    spool: Spool, known: Collection[str] = (), alive: bool = False, sealed: dict[str, int] | None = None
+) -> list[Arrival]:
+    return list(scan(spool, lambda _: set(known), lambda _: alive, summarize, sealed=sealed))
+
+
+def aged(spool: Spool, seconds: float = 3600.0) -> None:
+    """Nothing has changed in the buckets for a while."""
+    for bucket in spool.buckets():
+        then = time.time() - seconds
+        os.utime(spool.instances / bucket, (then, then))
 
 
 def files(spool: Spool) -> list[str]:
@@ -131,9 +142,37 @@ def test_a_kept_file_the_ledger_knows_is_passed_over(spool: Spool) -> None:
     assert [each.path for each in adopted(spool, {known})] == [new]
 
 
-def test_a_sealed_bucket_is_not_listed(spool: Spool) -> None:
+def test_a_bucket_that_has_not_changed_since_it_was_sealed_is_not_listed(spool: Spool) -> None:
+    sealed: dict[str, int] = {}
     write(spool, "1.2.3").keep()
-    assert adopted(spool, known=None) == []
+    aged(spool)
+    assert len(adopted(spool, sealed=sealed)) == 1
+    assert list(sealed) == spool.buckets()
+    assert adopted(spool, sealed=sealed) == []
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_what_comes_into_a_sealed_bucket_is_found_whatever_the_clock_says(spool: Spool, hours: int) -> None:
+    sealed: dict[str, int] = {}
+    known = write(spool, "1.2.3").keep()
+    aged(spool)
+    adopted(spool, {known}, sealed=sealed)
+    new = write(spool, "1.2.4").keep()
+    aged(spool, 3600.0 * (1 - hours))
+    assert [each.path for each in adopted(spool, {known}, sealed=sealed)] == [new]
+
+
+def test_a_bucket_is_not_sealed_while_its_files_are_somebodys_or_new(spool: Spool) -> None:
+    sealed: dict[str, int] = {}
+    known = write(spool, "1.2.3").keep()
+    adopted(spool, {known}, sealed=sealed)
+    assert sealed == {}
+    write(spool, "1.2.4").keep()
+    aged(spool)
+    adopted(spool, {known}, alive=True, sealed=sealed)
+    assert sealed == {}
+    assert [each.sop_instance_uid for each in adopted(spool, {known}, sealed=sealed)] == ["1.2.4"]
+    assert list(sealed) == spool.buckets()
 
 
 def test_a_kept_file_that_is_broken_is_set_aside_with_the_reason(spool: Spool) -> None:

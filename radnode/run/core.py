@@ -29,9 +29,10 @@ from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
 from radnode.settings import Settings
 from radnode.state import claims, commitments, deliveries, holds, intake, notifications, waits
-from radnode.state.ledger import Ledger, Unavailable, ping, value
+from radnode.state.ledger import Ledger, Unavailable, ping
 from radnode.state.presence import Barrier, Presence, forget, present
-from radnode.state.spool import BUCKET, Spool, scan
+from radnode.state.scan import scan
+from radnode.state.spool import Spool
 from radnode.telemetry import Health, log, serve_http
 
 _ADOPT_AT_ONCE = 500
@@ -116,28 +117,26 @@ class Core:
 
     def _adopt(self) -> int:
         """Files what lies in the spool and the ledger does not know: acknowledged, then a part died."""
-        with self.ledger.begin("sealed before") as tx:
-            sealed = value(tx, "sealed_before", "")
-        closed = time.strftime(BUCKET, time.gmtime(time.time() - 3600))
-        sealed = min(sealed, closed)  # a clock that went forward and came back has sealed too much
-        found = scan(self.spool, lambda b: self._known(b, sealed), self._writes, summarize, self.ledger.now)
+        with self.ledger.read() as tx:
+            before = intake.sealed(tx)
+        sealed = dict(before)
+        found = scan(self.spool, self._known, self._writes, summarize, self.ledger.now, sealed)
         adopted = 0
         while batch := list(itertools.islice(found, _ADOPT_AT_ONCE)):
             with self.ledger.begin("adopt") as tx:
                 holds.adopting(tx)
                 intake.record(tx, batch, [])
             adopted += len(batch)
-        with self.ledger.begin("seal") as tx:
-            intake.seal(tx, closed)
+        if sealed != before:
+            with self.ledger.begin("seal") as tx:
+                intake.seal(tx, {bucket: at for bucket, at in sealed.items() if before.get(bucket) != at})
         return adopted
 
     def _writes(self, incarnation: str) -> bool:
         """Whether files of that name are being written still: by a receiver, or fetched by this core itself."""
         return incarnation == self.spool.incarnation or receiver_alive(self.settings.run, incarnation)
 
-    def _known(self, bucket: str, sealed: str) -> set[str] | None:
-        if bucket < sealed:
-            return None
+    def _known(self, bucket: str) -> set[str]:
         with self.ledger.read() as tx:
             return intake.known_paths(tx, f"instances/{bucket}/")
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, select, update
 
 from radnode.domain.jobs import SeriesState
 from radnode.state import commitments, schema
@@ -275,9 +275,17 @@ def known_paths(tx: Connection, prefix: str) -> set[str]:
     return set(tx.execute(select(column).where(column >= prefix, column < prefix[:-1] + "0")).scalars())
 
 
-def seal(tx: Connection, bucket: str) -> None:
-    """Buckets before this one were scanned after they had closed: later scans leave them out."""
-    tx.execute(update(schema.node).where(schema.node.c.key == "sealed_before").values(value=bucket))
+def sealed(tx: Connection) -> dict[str, int]:
+    """Buckets of which every file was recorded when their folder had last been changed at that time (ns)."""
+    return {row.name: row.changed_ns for row in tx.execute(select(schema.sealed_bucket))}
+
+
+def seal(tx: Connection, buckets: Mapping[str, int]) -> None:
+    """Scans leave these out for as long as their folders do not change; see `sealed`."""
+    column = schema.sealed_bucket.c.name
+    for name, changed_ns in buckets.items():
+        tx.execute(delete(schema.sealed_bucket).where(column == name))
+        tx.execute(insert(schema.sealed_bucket).values(name=name, changed_ns=changed_ns))
 
 
 def counts(tx: Connection) -> dict[str, int]:

@@ -350,6 +350,13 @@ routing = Table(
     Column("number", Integer, nullable=False),
 )
 
+sealed_bucket = Table(
+    "sealed_bucket",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("changed_ns", BigInteger, nullable=False),
+)
+
 node = Table(
     "node",
     metadata,

@@ -18,21 +18,18 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
-from radnode.domain.errors import NotDicomError, SpoolError
-from radnode.state.arrivals import Arrival
+from radnode.domain.errors import SpoolError
 from radnode.state.crash import point
 
 _QUARANTINED_MOST = 1000
 _QUARANTINED_BYTES = 4 << 30
 _RESERVE = 1 << 30
-BUCKET = "%Y%m%d/%H"
+_BUCKET = "%Y%m%d/%H"
 """One hour's folder, of UTC."""
 _INODES = 256
-_LENGTH, _LENGTH_AT = struct.Struct("<Q"), 120
+LENGTH, LENGTH_AT = struct.Struct("<Q"), 120
 """A whole file's length stands in the end of its preamble, which is the writer's own (PS3.10 7.1): a `.part` that was
 cut between two elements looks whole otherwise."""
 _sync_data = getattr(os, "fdatasync", os.fsync)
@@ -67,7 +64,7 @@ class Spool:
     def _present_bucket(self) -> str:
         hour = int(time.time()) // 3600
         if hour != self._bucket_hour:
-            bucket = time.strftime(BUCKET, time.gmtime(hour * 3600))
+            bucket = time.strftime(_BUCKET, time.gmtime(hour * 3600))
             folder = self.instances / bucket
             folder.mkdir(parents=True, exist_ok=True)
             for each in (folder.parent, self.instances):
@@ -89,7 +86,7 @@ class Spool:
         try:
             for folder, _, names in os.walk(work):
                 for name in names:
-                    _sync_file(Path(folder) / name)
+                    sync_file(Path(folder) / name)
                 sync_folder(Path(folder))
             point("publish", "before")
             try:
@@ -189,7 +186,7 @@ class Incoming:
         The folder is not synced: if the power fails now, the scan finds the `.part` whole, and adopts it.
         """
         point("keep", "written")
-        os.pwrite(self.fd, _LENGTH.pack(self.size), _LENGTH_AT)
+        os.pwrite(self.fd, LENGTH.pack(self.size), LENGTH_AT)
         if self._spool.durable:
             _sync_data(self.fd)
         point("keep", "synced")
@@ -212,115 +209,6 @@ class Incoming:
     def _close(self) -> None:
         fd, self.fd = self.fd, -1
         os.close(fd)
-
-
-class Head(Protocol):
-    """What a file's data set says of itself; see `radnode.dicom.headers.Head`."""
-
-    @property
-    def study_uid(self) -> str: ...
-    @property
-    def series_uid(self) -> str: ...
-    @property
-    def flaw(self) -> str: ...
-
-
-class Summary(Protocol):
-    """What a Part 10 file says of itself; see `radnode.dicom.headers.Summary`."""
-
-    @property
-    def head(self) -> Head: ...
-    @property
-    def sop_class_uid(self) -> str: ...
-    @property
-    def sop_instance_uid(self) -> str: ...
-    @property
-    def transfer_syntax_uid(self) -> str: ...
-    @property
-    def calling_aet(self) -> str: ...
-    @property
-    def called_aet(self) -> str: ...
-
-
-def scan(
-    spool: Spool,
-    known: Callable[[str], set[str] | None],
-    alive: Callable[[str], bool],
-    summarize: Callable[[Path], Summary],
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Arrival]:
-    """Adopts what dead receivers left: whole files that the ledger does not know.
-
-    A whole `.part` was perhaps acknowledged, so it gets its name; one cut short never was, and goes. A file that has
-    its name and is broken is set aside. Files of living receivers are theirs to report.
-
-    Args:
-        known: bucket -> its paths, relative to the spool, that the ledger has; None: the bucket is sealed, look not.
-        alive: whether the receiver of an incarnation lives.
-        summarize: reads a file, `radnode.dicom.headers.summarize`.
-        clock: gives `Arrival.seen`.
-    """
-    for bucket in spool.buckets():
-        paths = known(bucket)
-        if paths is None:
-            continue
-        living: dict[str, bool] = {}
-        for path in sorted((spool.instances / bucket).iterdir()):
-            incarnation = path.name.partition("-")[0]
-            if path.suffix not in (".dcm", ".part") or f"instances/{bucket}/{path.name}" in paths:
-                continue
-            if incarnation not in living:
-                living[incarnation] = alive(incarnation)
-            if not living[incarnation]:
-                arrival = _adopt(spool, path, summarize, clock)
-                if arrival:
-                    yield arrival
-
-
-def _adopt(
-    spool: Spool, path: Path, summarize: Callable[[Path], Summary], clock: Callable[[], float]
-) -> Arrival | None:
-    if path.suffix == ".part" and not _written_whole(path):
-        path.unlink()
-        return None
-    try:
-        summary = summarize(path)
-    except NotDicomError as fault:
-        if path.suffix == ".part":
-            path.unlink()
-        else:
-            spool.set_aside(path, f"broken on disk: {fault.message}")
-        return None
-    if path.suffix == ".part":
-        _sync_file(path)
-        path = path.rename(path.with_suffix(".dcm"))
-        point("adopt part")
-        sync_folder(path.parent)  # once its bucket is sealed, nobody would look for the `.part` again
-    status = path.stat()
-    return Arrival(
-        path=str(path.relative_to(spool.root)),
-        sop_instance_uid=summary.sop_instance_uid,
-        sop_class_uid=summary.sop_class_uid,
-        series_uid=summary.head.series_uid,
-        study_uid=summary.head.study_uid,
-        transfer_syntax_uid=summary.transfer_syntax_uid,
-        size=status.st_size,
-        received_at=status.st_mtime,
-        seen=clock(),
-        calling_aet=summary.calling_aet,
-        called_aet=summary.called_aet,
-        peer="",
-        association="",
-        flaw=summary.head.flaw,
-    )
-
-
-def _written_whole(part: Path) -> bool:
-    """Whether the receiver had all of it: only then can it have been acknowledged."""
-    with part.open("rb") as file:
-        file.seek(_LENGTH_AT)
-        stated = file.read(_LENGTH.size)
-        return len(stated) == _LENGTH.size and _LENGTH.unpack(stated)[0] == os.fstat(file.fileno()).st_size
 
 
 class Watermark:
@@ -357,7 +245,8 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Makes a file's bytes durable."""
     # An app may have left a link or a pipe: neither is followed or waited for.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
