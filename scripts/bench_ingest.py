@@ -3,7 +3,7 @@
 The sender is `dcmsend`, start and all; every round has UIDs of its own. CPU is the receiver's, children included, per
 instance. Who syncs what before it answers: radnode (fsync), Orthanc and the bare loop the instance, radnode (flush),
 storescp and pynetdicom nothing; radnode and Orthanc keep a database as well. Compare ratios within one run: each is
-the median over the rounds of this round's rates. Machines differ.
+the median over the rounds of this round's rates, in brackets of its CPU. Machines differ.
 """
 
 from __future__ import annotations
@@ -218,6 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instances", type=int, default=200, help="of each sender")
+    parser.add_argument("--only", default="", help="receivers and loads that have one of these words: flush,storescp,x1")
     parser.add_argument("--folder", type=Path, help="where to receive to: the disk to be measured (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
@@ -232,25 +233,37 @@ def main() -> None:
             Load("CT x4", large, count),
             Load("MR x1, Nagle", (few,), max(count // 4, 10), nagle=True),
         ]
+        names = _chosen([load.name for load in loads], given.only)
+        receivers = _chosen(list(RECEIVERS), given.only)
         found: Found = {}
-        for _ in range(given.rounds):
-            for load in loads:
-                for receiver, start in RECEIVERS.items():
-                    found.setdefault((receiver, load.name), []).append(measure(start, load, folder / "home"))
-        report(found, [load.name for load in loads])
+        for number in range(given.rounds):
+            for load in (each for each in loads if each.name in names):
+                for receiver in receivers:
+                    print(f"round {number + 1}: {load.name}, {receiver}", file=sys.stderr)
+                    found.setdefault((receiver, load.name), []).append(
+                        measure(RECEIVERS[receiver], load, folder / "home")
+                    )
+        report(found, receivers, names)
 
 
-def report(found: Found, loads: list[str]) -> None:
-    """Medians, and the median of the rounds' ratios: how many times faster radnode is, synced."""
-    first, *others = RECEIVERS
+def _chosen(names: list[str], words: str) -> list[str]:
+    """Those that have one of the words; all where none has."""
+    return [each for each in names if any(word in each for word in words.split(",") if word)] or names
+
+
+def report(found: Found, receivers: list[str], loads: list[str]) -> None:
+    """Medians, and the medians of the rounds' ratios: how many times faster radnode is than the others."""
     print("| receiver | " + " | ".join(loads) + " |")
     print("|---" * (len(loads) + 1) + "|")
-    for receiver in RECEIVERS:
+    for receiver in receivers:
         print(f"| {receiver} | " + " | ".join(_cell(found[receiver, load]) for load in loads) + " |")
-    for other in others:
-        pairs = [zip(found[first, load], found[other, load], strict=True) for load in loads]
-        ratios = [statistics.median(mine / theirs for (mine, _), (theirs, _) in each) for each in pairs]
-        print(f"| {first} : {other} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    for first in (each for each in receivers if each.startswith("radnode")):
+        for other in (each for each in receivers if not each.startswith("radnode")):
+            pairs = [list(zip(found[first, load], found[other, load], strict=True)) for load in loads]
+            rates = [statistics.median(mine / theirs for (mine, _), (theirs, _) in each) for each in pairs]
+            used = [statistics.median(mine / theirs for (_, mine), (_, theirs) in each) for each in pairs]
+            cells = [f"{rate:.2f} ({cost:.2f})" for rate, cost in zip(rates, used, strict=True)]
+            print(f"| {first} : {other} | " + " | ".join(cells) + " |")
 
 
 def _cell(runs: list[tuple[float, float]]) -> str:
