@@ -218,7 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instances", type=int, default=200, help="of each sender")
-    parser.add_argument("--only", default="", help="receivers and loads that have one of these words: flush,storescp,x1")
+    parser.add_argument(
+        "--only", default="", help="receivers and loads that have one of these words: flush,storescp,x1"
+    )
     parser.add_argument("--folder", type=Path, help="where to receive to: the disk to be measured (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:

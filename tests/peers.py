@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -271,9 +272,7 @@ class Node:
         written.replace(self.routing)
 
     def start(self) -> None:
-        self.process = Process(
-            [sys.executable, "-m", "radnode.cli", "up"], self.log, cwd=self.folder, env=self.env
-        )
+        self.process = Process([sys.executable, "-m", "radnode.cli", "up"], self.log, cwd=self.folder, env=self.env)
         self.process.wait_until(self.ready, "the node is ready")
 
     def ready(self) -> bool:
@@ -340,8 +339,7 @@ class Node:
         until(lambda: not self.pids(), "the killed processes are gone", timeout=10)
 
     def _kill_all(self) -> None:
-        for pid in self.pids():
-            _kill(pid)
+        kill_at_once(self.pids())
 
 
 def _clean_environment() -> dict[str, str]:
@@ -371,8 +369,9 @@ def _proc(pid: int, name: str) -> bytes:
         return b""
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def kill_at_once(pids: Iterable[int]) -> None:
+    """SIGKILL to all of them, before one can see that another has died."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)

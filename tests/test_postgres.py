@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from radnode.testing.sink import SinkPacs
 from tests.databases import Postgres
-from tests.peers import Node, until
+from tests.peers import Node, kill_at_once, until
 from tests.road import QUICK, destinations, events, job_in, push, settled, small_ct, study, uids
 
 pytestmark = pytest.mark.timeout(300)  # every test starts a whole node, some twice
@@ -33,11 +32,12 @@ def routing(sink: SinkPacs, sleep: float = 0) -> str:
 
 
 def kill(node: Node, *words: str) -> None:
-    """SIGKILL to the node's processes whose command line has all these words."""
-    for pid in node.pids():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        if set(words) <= set(command):
-            os.kill(pid, signal.SIGKILL)
+    """SIGKILL to the node's processes whose command line has all these words: a worker, and what it has forked."""
+
+    def meant(pid: int) -> bool:
+        return set(words) <= set(Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0"))
+
+    kill_at_once([pid for pid in node.pids() if meant(pid)])
 
 
 def test_a_study_takes_its_road_and_its_results_arrive_once(
