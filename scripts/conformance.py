@@ -73,8 +73,8 @@ radnode receives images from a PACS, runs algorithms on them, and stores the res
 |---|---|---|---|
 $overview
 
-Implementation Class UID of associations and of files received: $received_by, version name $received_name. Of objects
-created: $created_by, version name $created_name.
+Implementation Class UID of associations, of files received and of objects created: $implementation, version name
+$implementation_name.
 
 ## 2 Associations that are accepted
 
@@ -164,10 +164,8 @@ def page() -> str:
     )
     return Template(TEXT).substitute(
         overview=rows(overview(objects)),
-        received_by=headers.IMPLEMENTATION_CLASS_UID,
-        received_name=headers.IMPLEMENTATION_VERSION_NAME,
-        created_by=common.IMPLEMENTATION_CLASS_UID,
-        created_name=objects[0][1].file_meta.ImplementationVersionName,
+        implementation=headers.IMPLEMENTATION_CLASS_UID,
+        implementation_name=headers.IMPLEMENTATION_VERSION_NAME,
         application=negotiation.APPLICATION_CONTEXT,
         rejections=rows((f"{each.result}, {each.source}, {each.reason}", each.words) for each in REJECTIONS),
         stored=rows((UID(uid).name, uid) for uid in stored()),

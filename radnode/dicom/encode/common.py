@@ -21,6 +21,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from radnode.dicom.encode.links import Links
+from radnode.dicom.headers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from radnode.domain.codes import PRIVATE_SCHEME, Code
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment
@@ -28,7 +29,6 @@ from radnode.domain.model import ModelIdentity
 from radnode.domain.study import Instance, Series, Study
 
 VERSION = "0.1.0"
-IMPLEMENTATION_CLASS_UID = "2.25.276535930279116932016411459340583411521"
 _NAMESPACE = uuid.UUID("6f2f8c0e-6a3b-5d5e-9d5e-0c9a7c1d2f11")
 
 MANUFACTURER = "radnode"
@@ -376,5 +376,5 @@ def _file_meta(ds: Dataset, syntax: str) -> FileMetaDataset:
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = UID(syntax)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = f"RADNODE_{VERSION}"[:16]
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
