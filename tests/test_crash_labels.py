@@ -34,6 +34,7 @@ ROUTING = """\
 destinations:
   a: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}}}
   reports: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}, wants: [sr]}}
+  pages: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}, wants: [sc], fallback: {{sr: sc}}}}
   modality: {{aet: {modality.aet}, host: 127.0.0.1, port: {modality.port}}}
 complete: {{series: 1s, study: 1s}}
 rules:
@@ -45,6 +46,7 @@ rules:
   - {{name: failed, app: test, options: {{fail: error}}, when: {{CallingAETitle: FAILED}}}}
   - {{name: crashed, app: test, options: {{fail: crash}}, when: {{CallingAETitle: CRASHED}}}}
   - {{name: partly, app: test, send_to: [reports], when: {{CallingAETitle: PARTLY}}}}
+  - {{name: pages, app: test, send_to: [pages], when: {{CallingAETitle: PAGES}}}}
   - name: waits
     app: test
     level: study
@@ -169,6 +171,15 @@ def partly(stage: Stage, label: str) -> None:
     """A destination wants some kinds of results only."""
     files = stage.push("PARTLY")
     delivery_in(stage.node, study_uid(files), "delivered", "reports")
+
+
+def other_form(stage: Stage, label: str) -> None:
+    """A destination that takes no reports gets them as pages, each once."""
+    arrived = len(stage.sink.received)
+    files = stage.push("PAGES")
+    delivery_in(stage.node, study_uid(files), "delivered", "pages")
+    assert_once(stage.sink, arrived, 2, again=True)
+    stage.assert_tidy()
 
 
 def interrupted(stage: Stage, label: str) -> None:
@@ -389,6 +400,7 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     "job crashed": partial(ending, calling_aet="CRASHED", state="failed"),
     "expire delivery": late,
     "leave out": partly,
+    "substitute": other_form,
     "interrupt delivery": interrupted,
     "end wait": waited,
     "postpone delivery": postponed,

@@ -45,7 +45,7 @@ SHIPPED = (
 def outlets(tmp_path: Path) -> Iterator[Outlets]:
     settings = load({"RADNODE_HOME": str(tmp_path / "home")}, tmp_path / "none")
     settings.spool.mkdir(parents=True)
-    opened = Outlets(settings)
+    opened = Outlets(settings, "worker-1")
     yield opened
     opened.close()
 

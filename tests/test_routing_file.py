@@ -401,6 +401,12 @@ def test_anchors_and_aliases_may_be_used() -> None:
         ("rules: []\ndestinations: {p: {folder: data}}\n", 2, "'data' is no absolute path"),
         ("rules: []\ndestinations: {p: {folder: /d, port: 1}}\n", 2, "port is of no use to a destination with folder"),
         ("rules: []\ndestinations: {p: {url: 'https://x', user: u}}\n", 2, "user and password_file need each other"),
+        (
+            "rules: []\ndestinations: {p: {folder: /d, wants: [sr], fallback: {seg: sc}}}\n",
+            2,
+            "seg falls back to sc, which is not among what it `wants`",
+        ),
+        ("rules: []\ndestinations: {p: {folder: /d, fallback: {seg: pdf}}}\n", 2, "'pdf' is none of sc"),
         ("rules: []\ndestinations: {p: {folder: /d, wants: [x]}}\n", 2, f"'x' is none of {', '.join(KINDS)}"),
         ("rules: []\ncomplete: {series: 1 hour}\n", 2, "'1 hour' is no duration; write 60s, 5m or 1h 30m"),
     ],

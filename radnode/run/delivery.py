@@ -6,17 +6,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from radnode import metrics
-from radnode.dicom.scu import OutgoingFile
-from radnode.domain.errors import PeerError, RadnodeError
+from radnode.dicom.scu import CONTEXT_NOT_ACCEPTED, OutgoingFile
+from radnode.domain.errors import PeerError, RadnodeError, ResultError
 from radnode.domain.jobs import Outcome, judge
 from radnode.domain.routing import Destination
 from radnode.run.hands import Hands
 from radnode.run.identity import Identities
 from radnode.run.outlets import Consignment, Outlets
 from radnode.run.receipts import Receipt, Receipts
+from radnode.run.substitutes import Substitutes, when_refused, when_unwanted
 from radnode.settings import Settings
 from radnode.state import deliveries, intake, jobs
 from radnode.state.crash import point
@@ -32,6 +34,7 @@ class _Attempt:
 
     answers: list[tuple[str, int | None, str, bool]] = field(default_factory=list)
     stored: int = 0
+    unknown: set[str] = field(default_factory=set)
     fault: str = ""
     transient: bool = False
     peer_down: bool = False
@@ -48,6 +51,8 @@ class _Attempt:
         if outcome is Outcome.STORED:
             self.stored += 1
             return
+        if status == CONTEXT_NOT_ACCEPTED:
+            self.unknown.add(uid)
         shown = "no answer" if status is None else f"0x{status:04X}"
         if not self.fault or (self.transient and outcome is Outcome.PERMANENT):
             self.fault = f"{shown} {comment}".strip()
@@ -63,7 +68,8 @@ class Deliverer:
         self.owner = owner
         self.hands = hands
         self.stopping = stopping
-        self.outlets = Outlets(settings)
+        self.outlets = Outlets(settings, owner)
+        self.substitutes = Substitutes(settings, ledger, owner)
         self.identities = Identities(settings)
         self.receipts = Receipts(settings, ledger)
         self.log = log()
@@ -85,6 +91,8 @@ class Deliverer:
             self._deliver(delivery)
         except Unavailable:
             raise
+        except ResultError as error:
+            self._park(delivery, str(error), self.log.bind(job=delivery.job_id[:12], destination=delivery.destination))
         except Exception as error:
             logger = self.log.bind(job=delivery.job_id[:12], destination=delivery.destination)
             logger.exception("delivery broke the worker")
@@ -108,20 +116,36 @@ class Deliverer:
         pending = self._wanted(delivery, place)
         with metrics.delivery_seconds.labels(delivery.destination).time():
             attempt = self._send(delivery, place, self._consignment(job, study, pending))
+            self._fall_back(delivery, place, pending, attempt)
             if attempt.stored == len(pending):
                 self._ask_for_receipt(delivery, place, attempt)
         self._settle(delivery, job, attempt, logger)
 
     def _wanted(self, delivery: Record, place: Destination) -> list[Record]:
-        """What is still to be sent. What this destination is not to have is left out once and for all."""
-        with self.ledger.read() as tx:
-            pending = deliveries.pending(tx, delivery)
+        """What is still to be sent. What this destination is not to have goes in another form, or is left out."""
+        pending = self._pending(delivery)
         unwanted = [each for each in pending if not place.takes(each.kind)]
-        if unwanted:
+        if not unwanted:
+            return pending
+        gone = self.substitutes.make(
+            delivery, unwanted, partial(when_unwanted, place), "it is not for this destination"
+        )
+        if left := [each for each in unwanted if each not in gone]:
             with self.ledger.begin("leave out") as tx:
-                why = {each.sop_instance_uid: f"{each.kind} is not for it" for each in unwanted}
-                deliveries.leave_out(tx, delivery, why)
-        return [each for each in pending if each not in unwanted]
+                reasons = {each.sop_instance_uid: f"{each.kind} is not for it" for each in left}
+                deliveries.leave_out(tx, delivery, reasons)
+        return self._pending(delivery)
+
+    def _pending(self, delivery: Record) -> list[Record]:
+        with self.ledger.read() as tx:
+            return list(deliveries.pending(tx, delivery))
+
+    def _fall_back(self, delivery: Record, place: Destination, pending: Sequence[Record], attempt: _Attempt) -> None:
+        """What it does not know goes in another form, where there is one: at once, unless the peer is in trouble."""
+        unknown = [each for each in pending if each.sop_instance_uid in attempt.unknown]
+        why = "the destination does not take its SOP class"
+        if self.substitutes.make(delivery, unknown, partial(when_refused, place), why) and not attempt.transient:
+            attempt.interrupted = True
 
     def _consignment(self, job: Record, study: Record, pending: Sequence[Record]) -> Consignment:
         spool = self.settings.spool

@@ -58,9 +58,9 @@ class Outlet(Protocol):
 class DimseOutlet:
     """C-STORE. What the peer does not take as it lies there is sent in a plain transfer syntax, if it takes that."""
 
-    def __init__(self, peer: Peer, settings: Settings) -> None:
+    def __init__(self, peer: Peer, settings: Settings, owner: str) -> None:
         self._sender = Sender(peer, calling_aet=settings.aet[0], idle=_IDLE)
-        self._scratch = settings.spool / "work"
+        self._scratch, self._owner = settings.spool / "work", owner
 
     def send(self, consignment: Consignment) -> Iterator[Answer]:
         priority = _PRIORITY[consignment.priority]
@@ -84,7 +84,7 @@ class DimseOutlet:
             yield from (Answer(each.sop_instance_uid, CONTEXT_NOT_ACCEPTED, said) for each in files)
             return
         self._scratch.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="transcoding-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix=f"{self._owner}.transcoding-") as folder:
             for file, made in zip(files, transcoded(files, syntax, Path(folder)), strict=True):
                 if isinstance(made, str):
                     yield Answer(file.sop_instance_uid, _CANNOT_CONVERT, f"cannot be decoded for it: {made}")
@@ -152,27 +152,31 @@ def _same(one: Path, other: Path) -> bool:
     return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
-def outlet_of(place: Destination, settings: Settings) -> Outlet:
+def outlet_of(place: Destination, settings: Settings, owner: str) -> Outlet:
     """Raises PeerError where its certificates cannot be used."""
     if place.folder:
         return FolderOutlet(Path(place.folder))
     if place.url:
         return WebOutlet(Service.of(place))
-    return DimseOutlet(Peer.of(place), settings)
+    return DimseOutlet(Peer.of(place), settings, owner)
 
 
 class Outlets:
-    """Those that nobody uses just now, for all threads of a worker. One whose destination was edited is closed."""
+    """Those that nobody uses just now, for all threads of a worker. One whose destination was edited is closed.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        owner: the worker, which names its scratch folders: they are removed when it is gone, and not before.
+    """
+
+    def __init__(self, settings: Settings, owner: str) -> None:
+        self._settings, self._owner = settings, owner
         self._lock = threading.Lock()
         self._free: dict[str, list[tuple[Destination, Outlet]]] = {}
 
     @contextmanager
     def to(self, place: Destination) -> Iterator[Outlet]:
         """An outlet of one's own; after an exception it is closed, else kept for the next delivery."""
-        outlet = self._take(place) or outlet_of(place, self._settings)
+        outlet = self._take(place) or outlet_of(place, self._settings, self._owner)
         try:
             yield outlet
         except BaseException:

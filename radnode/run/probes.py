@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydicom.uid import (
     Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
     EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
@@ -24,12 +25,12 @@ from radnode.settings import Settings
 
 _CLASSES: dict[str, tuple[str, ...]] = {
     "sc": (SecondaryCaptureImageStorage,),
-    "sr": (Comprehensive3DSRStorage,),
+    "sr": (Comprehensive3DSRStorage, ComprehensiveSRStorage),
     "seg": (SegmentationStorage,),
     "ko": (KeyObjectSelectionDocumentStorage,),
     "pdf": (EncapsulatedPDFStorage,),
 }
-"""Kind of result -> the SOP classes it is made in."""
+"""Kind of result -> the SOP classes it can be sent in: any of them will do."""
 
 
 def probe(place: Destination, settings: Settings) -> str:
@@ -50,14 +51,18 @@ def probe(place: Destination, settings: Settings) -> str:
 
 
 def refuses(place: Destination, settings: Settings) -> list[str]:
-    """Kinds of results that a DICOM peer takes in no transfer syntax they could be sent in. Raises PeerError."""
+    """Kinds of results that a DICOM peer takes in no transfer syntax they could be sent in, and in no other form.
+
+    Raises PeerError.
+    """
     if not place.aet:
         return []
-    kinds = {kind: classes for kind, classes in _CLASSES.items() if place.takes(kind)}
+    kinds = {kind: classes for kind, classes in _CLASSES.items() if place.takes(kind) or kind in place.fallback}
     contexts = [(each, syntax) for classes in kinds.values() for each in classes for syntax in TARGETS]
     with Sender(Peer.of(place), calling_aet=settings.aet[0]) as sender:
         taken = {abstract for abstract, _ in sender.accepted(contexts)}
-    return [kind for kind, classes in kinds.items() if not taken.issuperset(classes)]
+    refused = {kind for kind, classes in kinds.items() if taken.isdisjoint(classes)}
+    return [kind for kind in kinds if kind in refused and place.fallback.get(kind, kind) in refused]
 
 
 def _look(folder: Path) -> None:

@@ -60,7 +60,7 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
         )
         for encoded in clock.each("encode", objects, less="app"):
             with clock.measure("write"):
-                manifest["objects"].append(_write(encoded, out_dir, manifest["objects"]))
+                manifest["objects"].append(write_object(encoded, out_dir, manifest["objects"]))
             progress(f"{manifest['objects'][-1]['file']} written")
         with clock.measure("check"):
             _check(manifest["objects"], out_dir, source)
@@ -126,7 +126,8 @@ def _without_files(results: Iterator[Result], out_dir: Path, files: list[str]) -
         files.append(name)
 
 
-def _write(encoded: Encoded, out_dir: Path, before: list[dict[str, Any]]) -> dict[str, Any]:
+def write_object(encoded: Encoded, out_dir: Path, before: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes one object beside those `before` it; returns its entry in the manifest."""
     index = 1 + sum(each["kind"] == encoded.kind for each in before)
     name = f"{encoded.kind}-{index:04d}.dcm"
     data = encoded.data()

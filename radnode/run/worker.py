@@ -6,9 +6,7 @@ import json
 import secrets
 import threading
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from radnode import metrics
 from radnode.dicom.headers import summarize
 from radnode.domain.app import Resources
 from radnode.domain.errors import ResultError, SpoolError
-from radnode.domain.jobs import Assignment, SeriesLabel
+from radnode.domain.jobs import Assignment
 from radnode.domain.routing.destinations import FILE
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
+from radnode.run.assignments import assignment_of, site_uid
 from radnode.run.capacity import Capacity, Share
 from radnode.run.child import MODELS, OUT, REFUSED, write_assignment
 from radnode.run.commitment import Reporter
@@ -33,7 +32,7 @@ from radnode.run.runner import Child, Ending, Runner
 from radnode.settings import Settings
 from radnode.state import claims, jobs
 from radnode.state.crash import point
-from radnode.state.ledger import Ledger, Record, Unavailable, value
+from radnode.state.ledger import Ledger, Record, Unavailable
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
 from radnode.telemetry import log
@@ -54,8 +53,7 @@ class Worker:
         self.name = f"worker-{secrets.token_hex(6)}"
         self.ledger = Ledger(settings.home, settings.database_url)
         self.ledger.ready(wait=60)
-        with self.ledger.begin("site uid") as tx:
-            self.site_uid = value(tx, "site_uid", f"2.25.{uuid.uuid4().int}")
+        self.site_uid = site_uid(self.ledger)
         self.spool = Spool(settings.spool, settings.durability)
         self.presence = Presence(settings.run, self.name)
         self.stopping = threading.Event()
@@ -209,23 +207,8 @@ class Worker:
         return list(map(str, targets))
 
     def _assignment(self, job: Record, inputs: Inputs, reissues: list[str]) -> Assignment:
-        return Assignment(
-            job_id=job.id,
-            app=job.app,
-            app_version=job.app_version,
-            level=job.level,
-            options=job.options,
-            inputs=inputs,
-            created=datetime.fromtimestamp(job.created_at, self.settings.zone)
-            .astimezone(self.settings.zone)
-            .isoformat(),
-            label=SeriesLabel(**job.label),
-            site_uid=self.site_uid,
-            station=self.settings.aet[0],
-            models=self.settings.models,
-            predecessors=[_reference(self.spool.root / path) for path in self._results_of(job.supersedes)],
-            reissues=reissues,
-        )
+        predecessors = [_reference(self.spool.root / path) for path in self._results_of(job.supersedes)]
+        return assignment_of(job, inputs, self.settings, self.site_uid, predecessors=predecessors, reissues=reissues)
 
     def _results_of(self, job_id: str) -> list[str]:
         """Where in the spool lies what another job made, where there is one, and it is still kept."""

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, delete, exists, func, or_, select, update
 
 from radnode.domain.jobs import DeliveryState, backoff
-from radnode.state import notifications, schema
+from radnode.state import notifications, schema, substitutes
 from radnode.state.ledger import insert_new, note, take_turns
 
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
@@ -44,14 +44,14 @@ def claim(tx: Connection, owner: str, now: float) -> Row[Any] | None:
 
 
 def pending(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
-    """The results this destination has not taken yet, in the order in which the job made them.
+    """The results this destination has not taken yet, as they are sent to it, in the order in which the job made them.
 
     Those it has refused before come last: one at which it always breaks off holds up no other.
     """
-    result, answer = schema.result.c, schema.sent.c
-    mine = and_(answer.delivery_id == delivery.id, answer.sop_instance_uid == result.sop_instance_uid)
+    answer = schema.sent.c
+    mine = and_(answer.delivery_id == delivery.id, answer.sop_instance_uid == substitutes.SENT_UID)
     taken, refused = exists().where(mine, or_(answer.stored, answer.left_out)), exists().where(mine)
-    query = select(schema.result).where(result.job_id == delivery.job_id, ~taken).order_by(refused, result.position)
+    query = substitutes.shipped(delivery).where(~taken).order_by(refused, schema.result.c.position)
     return tx.execute(query).all()
 
 

@@ -92,9 +92,10 @@ def _own_results(tx: Connection, arrivals: Sequence[Arrival]) -> set[str]:
     uids = [each.sop_instance_uid for each in arrivals if not each.flaw]
     own: set[str] = set()
     for start in range(0, len(uids), _CHUNK):
-        column = schema.result.c.sop_instance_uid
-        made_here = and_(column.in_(uids[start : start + _CHUNK]), schema.result.c.kind != "original")
-        own.update(tx.execute(select(column).where(made_here)).scalars())
+        some = uids[start : start + _CHUNK]
+        for made in (schema.result.c, schema.substitute.c):
+            here = and_(made.sop_instance_uid.in_(some), made.kind != "original")
+            own.update(tx.execute(select(made.sop_instance_uid).where(here)).scalars())
     return own
 
 

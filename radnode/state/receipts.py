@@ -9,23 +9,19 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, select, update
+from sqlalchemy import Connection, Row, and_, case, exists, select, update
 
-from radnode.state import schema
+from radnode.state import schema, substitutes
 from radnode.state.deliveries import WAITING, noted, ours
 
-_delivery, _sent, _result = schema.delivery.c, schema.sent.c, schema.result.c
+_delivery, _sent = schema.delivery.c, schema.sent.c
 
 
 def unconfirmed(tx: Connection, delivery: Row[Any]) -> Sequence[Row[Any]]:
     """Results the destination has stored and given no receipt for."""
-    query = (
-        select(schema.result)
-        .join(schema.sent, and_(_sent.sop_instance_uid == _result.sop_instance_uid, _sent.delivery_id == delivery.id))
-        .where(_result.job_id == delivery.job_id, _sent.stored, ~_sent.confirmed)
-        .order_by(_result.position)
-    )
-    return tx.execute(query).all()
+    mine = and_(_sent.delivery_id == delivery.id, _sent.sop_instance_uid == substitutes.SENT_UID)
+    without = exists().where(mine, _sent.stored, ~_sent.confirmed)
+    return tx.execute(substitutes.shipped(delivery).where(without).order_by(schema.result.c.position)).all()
 
 
 def confirm(tx: Connection, delivery_id: int, uids: Collection[str]) -> None:

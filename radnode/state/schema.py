@@ -278,6 +278,21 @@ sent = Table(
     Column("at", Float, nullable=False),
 )
 
+# What one delivery sends in place of a result (`original_uid`): another object, under a UID of its own. Made once, and
+# kept to, whatever the destination takes later. `sent` knows it by the UID it is sent under.
+substitute = Table(
+    "substitute",
+    metadata,
+    Column("delivery_id", ForeignKey("delivery.id"), primary_key=True),
+    Column("original_uid", Text, primary_key=True),
+    Column("sop_instance_uid", Text, nullable=False, index=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+)
+
 # Whom a rule lets know of a job's end; `detail` tells repeated events of a job apart.
 notification = Table(
     "notification",

@@ -87,8 +87,16 @@ def as_comprehensive(kept: Path) -> Encoded:
     header = dcmread(kept)
     _forget_identity(ds)
     ds.SOPClassUID = ComprehensiveSRStorage
-    ds.SOPInstanceUID = _uid("comprehensive", str(ds.SOPInstanceUID))
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(ds, keyword, _uid("comprehensive", str(ds[keyword].value)))
     return common.identified(_kind(kept), ds, header, ds.file_meta.TransferSyntaxUID)
+
+
+def under_identity_of(kept: Path, made: Encoded) -> Encoded:
+    """An object with the patient and study of a kept one."""
+    ds = made.dataset
+    _forget_identity(ds)
+    return common.identified(made.kind, ds, dcmread(kept, stop_before_pixels=True), ds.file_meta.TransferSyntaxUID)
 
 
 def _uid(*what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import yaml
@@ -36,6 +37,7 @@ KEYS = (
     "receipt_within",
     "identity",
     "wants",
+    "fallback",
     "query",
     "fetch",
 )
@@ -43,6 +45,10 @@ TLS_KEYS = ("ca", "cert", "key")
 FILE = "file"
 KINDS = ("sc", "sr", "seg", "ko", "pdf", "raw", FILE)
 """Kinds of result objects, as `wants` names them."""
+FALLBACKS = {"sr": ("sc", "pdf"), "seg": ("sc",)}
+"""Kind -> the forms in which it can be had instead."""
+COMPREHENSIVE = "comprehensive"
+"""The form of a report for those that do not take Comprehensive 3D SR: nobody has to ask for it."""
 MOST_ASSOCIATIONS = 8
 
 
@@ -65,6 +71,7 @@ class Destination:
         receipt_within: seconds the peer may take until it shows, or commits to, what it has stored.
         identity: what happens to results whose patient or study has another identity there by now.
         wants: kinds of objects it is sent; empty: all it can hold.
+        fallback: kind -> the form it gets instead, where it does not want that kind or refuses its SOP class.
         query: it may be asked what it has of a series that comes in (C-FIND).
         fetch: how what is missing here may be fetched from it: by C-GET, C-MOVE, or not at all.
     """
@@ -84,6 +91,7 @@ class Destination:
     receipt_within: float = 600.0
     identity: Identity = "hold"
     wants: tuple[str, ...] = ()
+    fallback: Mapping[str, str] = field(default_factory=dict)
     query: bool = False
     fetch: Fetch = "no"
     line: int = field(default=0, compare=False)
@@ -143,6 +151,7 @@ def _destination(reader: Reader, name: str, line: int, node: yaml.Node) -> Desti
         receipt_within=reader.read(fields.get("receipt_within"), values.duration, Destination.receipt_within),
         identity=cast(Identity, _choice(reader, fields, "identity", get_args(Identity))),
         wants=_kinds(reader, fields.get("wants")),
+        fallback=_fallback(reader, fields),
         query=reader.read(fields.get("query"), values.switch, False),
         fetch=_fetch(reader, fields),
         line=line,
@@ -180,6 +189,17 @@ def _tls(reader: Reader, node: yaml.Node | None) -> Tls | None:
 def _choice(reader: Reader, fields: Fields, key: str, choices: tuple[str, ...]) -> str:
     """One of a few words; where nothing is said, the first."""
     return reader.read(fields.get(key), lambda node: choice_of(node, choices), choices[0])
+
+
+def _fallback(reader: Reader, fields: Fields) -> dict[str, str]:
+    given = reader.fields(fields.get("fallback"), "fallback", tuple(FALLBACKS))
+    wanted = _kinds(reader, fields.get("wants"))
+    read: dict[str, str] = {}
+    for kind, node in given.items():
+        read[kind] = reader.read(node, partial(choice_of, choices=FALLBACKS[kind]), "")
+        if wanted and read[kind] not in ("", *wanted):
+            reader.problem(line_of(node), f"{kind} falls back to {read[kind]}, which is not among what it `wants`")
+    return {kind: form for kind, form in read.items() if form}
 
 
 def _kinds(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "routing.yaml": _SECTIONS,
     "a destination": destinations.KEYS,
     "tls": destinations.TLS_KEYS,
+    "fallback": tuple(destinations.FALLBACKS),
     "a sender": senders.KEYS,
     "complete": completeness.KEYS,
     "defaults": rule_keys.DEFAULTS_KEYS,

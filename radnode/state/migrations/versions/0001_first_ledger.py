@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 
-def upgrade() -> None:
+def upgrade() -> None:  # noqa: PLR0915 - one statement a table
     op.create_table(
         "association",
         sa.Column("id", sa.Text(), nullable=False),
@@ -226,9 +226,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["instance_id"], ["instance.id"], name=op.f("fk_rejection_instance_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint(
-            "study_instance_uid", "sop_instance_uid", "instance_id", name=op.f("pk_rejection")
-        ),
+        sa.PrimaryKeyConstraint("study_instance_uid", "sop_instance_uid", "instance_id", name=op.f("pk_rejection")),
     )
 
     op.create_table(
@@ -330,6 +328,22 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("result", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_result_sop_instance_uid"), ["sop_instance_uid"], unique=False)
+
+    op.create_table(
+        "substitute",
+        sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("original_uid", sa.Text(), nullable=False),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
+        sa.Column("sop_class_uid", sa.Text(), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_substitute_delivery_id")),
+        sa.PrimaryKeyConstraint("delivery_id", "original_uid", name=op.f("pk_substitute")),
+    )
+    with op.batch_alter_table("substitute", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_substitute_sop_instance_uid"), ["sop_instance_uid"], unique=False)
 
     op.create_table(
         "sent",

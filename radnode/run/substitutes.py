@@ -1,0 +1,156 @@
+"""Objects that are sent in place of a job's results: made in a child process with limits, kept beside the results.
+
+`python -m radnode.run.substitutes PARENT` is the child: one request as JSON in, what went wrong out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import Comprehensive3DSRStorage
+
+from radnode.domain.errors import ResultError
+from radnode.domain.jobs import Assignment, SeriesLabel
+from radnode.domain.routing import Destination
+from radnode.domain.routing.destinations import COMPREHENSIVE
+from radnode.run.assignments import assignment_of, site_uid
+from radnode.run.lifeline import die_with_parent
+from radnode.settings import Settings, child_environment
+from radnode.state import deliveries, jobs, substitutes
+from radnode.state.jobs import ResultRow
+from radnode.state.ledger import Ledger, Record
+from radnode.state.spool import Spool
+
+_MEMORY = 4 << 30
+_SECONDS = 300
+_LONGEST_ERROR = 500
+
+
+def when_unwanted(place: Destination, row: Record) -> str:
+    """The form in which a destination gets a result of a kind that it does not want; empty: in none."""
+    return place.fallback.get(row.kind, "")
+
+
+def when_refused(place: Destination, row: Record) -> str:
+    """The form for one whose SOP class it has refused. The lesser class of a report is tried first."""
+    if row.kind == "sr" and row.sop_class_uid == Comprehensive3DSRStorage:
+        return COMPREHENSIVE
+    return when_unwanted(place, row)
+
+
+class Substitutes:
+    """Makes what a delivery sends in place of results, and keeps to it."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, owner: str) -> None:
+        self._settings, self._ledger, self._owner = settings, ledger, owner
+
+    def make(
+        self, delivery: Record, rows: Sequence[Record], form_of: Callable[[Record], str], why: str
+    ) -> list[Record]:
+        """Has each row that has a form sent in it; returns those rows. Raises ResultError, SpoolError."""
+        forms = [(row, form_of(row)) for row in rows]
+        made = [(row, form, self._made(delivery, [row], form)[0]) for row, form in forms if form]
+        if made:
+            with self._ledger.begin("substitute") as tx:
+                substitutes.record(tx, delivery, [(row, each) for row, _, each in made])
+                said = [(row.kind, form) for row, form, _ in made]
+                for kind, form in dict.fromkeys(said):
+                    count = said.count((kind, form))
+                    deliveries.noted(tx, delivery, "sent instead", instances=count, result=kind, form=form, reason=why)
+        return [row for row, *_ in made]
+
+    def _made(self, delivery: Record, rows: Sequence[Record], form: str) -> list[ResultRow]:
+        """One object for each row, in their order; those that were made before a crash, where they were."""
+        asked = [form, *(row.sop_instance_uid for row in rows)]
+        name = f"{delivery.job_id}.{hashlib.sha256('|'.join(asked).encode()).hexdigest()[:12]}"
+        spool = Spool(self._settings.spool, self._settings.durability)
+        place = spool.result(name) or self._publish(spool, name, self._request(delivery, rows, form))
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        return [
+            ResultRow(
+                each["SOPInstanceUID"],
+                each["SOPClassUID"],
+                each["TransferSyntaxUID"],
+                each["kind"],
+                str((place / each["file"]).relative_to(spool.root)),
+                each["size"],
+            )
+            for each in manifest["objects"]
+        ]
+
+    def _request(self, delivery: Record, rows: Sequence[Record], form: str) -> dict[str, Any]:
+        root = self._settings.spool
+        with self._ledger.read() as tx:
+            job, inputs = jobs.get(tx, delivery.job_id), jobs.inputs(tx, delivery.job_id)
+        named = {name: [str(root / path) for path in paths] for name, paths in inputs.items()}
+        kept = [str(root / row.path) for row in rows]
+        assignment = assignment_of(job, named, self._settings, site_uid(self._ledger))
+        return {"form": form, "kept": kept, "job": asdict(assignment)}
+
+    def _publish(self, spool: Spool, name: str, request: Mapping[str, Any]) -> Path:
+        spool.work.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=spool.work, prefix=f"{self._owner}.substitute-") as folder:
+            out = Path(folder) / "out"
+            out.mkdir()
+            fault = _in_child(self._settings, {**request, "out": str(out)})
+            if fault:
+                raise ResultError(f"a result cannot be had as {request['form']}: {fault}")
+            return spool.publish(out, name)
+
+
+def _in_child(settings: Settings, request: Mapping[str, Any]) -> str:
+    command = [sys.executable, "-m", "radnode.run.substitutes", str(os.getpid())]
+    done = subprocess.run(
+        command,
+        input=json.dumps(request).encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(settings),
+        check=False,
+    )
+    return str(json.loads(done.stdout)) if done.stdout else f"its process died ({done.returncode})"
+
+
+def main() -> None:
+    """The child. Images and objects are read here, and nowhere else on a result's way out."""
+    die_with_parent(int(sys.argv[1]), signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    signal.alarm(_SECONDS)
+    request = json.load(sys.stdin)
+    fault = ""
+    try:
+        _make(Path(request["out"]), request["form"], list(map(Path, request["kept"])), request["job"])
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
+        fault = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+    print(json.dumps(fault), flush=True)
+
+
+def _make(out: Path, form: str, kept: Sequence[Path], job: dict[str, Any]) -> None:
+    """Writes the objects and their manifest, if they pass the check that all results pass."""
+    from radnode.dicom.encode.check import check  # noqa: PLC0415 - only the child encodes
+    from radnode.dicom.encode.substitute import substitute  # noqa: PLC0415
+    from radnode.run.process import read_input, write_object  # noqa: PLC0415
+
+    assignment = Assignment(**{**job, "label": SeriesLabel(**job["label"])})
+    objects: list[dict[str, Any]] = []
+    for path in kept:
+        objects.append(write_object(substitute(path, form, assignment, lambda: read_input(assignment)), out, objects))
+        if problems := check(out / objects[-1]["file"], path):
+            raise ResultError("; ".join(problems))
+    (out / "manifest.json").write_text(json.dumps({"objects": objects}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
