@@ -92,11 +92,11 @@ def measure(history: int, server: Postgres | None) -> dict[str, float]:
             tx.commit()
         now = ledger.now()
         return {
-            "claim a job": _median(ledger, lambda tx: claims.claim(tx, "cpu", "bench", now)),
+            "claim a job": _median(ledger, lambda tx: claims.claim(tx, "cpu", "bench")),
             "claim a delivery": _median(ledger, lambda tx: _claim_delivery(tx, now)),
-            "count what may run": _median(ledger, lambda tx: (claims.runnable(tx, now), deliveries.runnable(tx, now))),
+            "count what may run": _median(ledger, lambda tx: (claims.runnable(tx), deliveries.runnable(tx, now))),
             "read the gauges": _median(
-                ledger, lambda tx: (jobs.states(tx), claims.oldest_waiting(tx, now), deliveries.states(tx))
+                ledger, lambda tx: (jobs.states(tx), claims.oldest_waiting(tx), deliveries.states(tx))
             ),
         }
 

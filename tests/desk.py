@@ -87,7 +87,7 @@ class Desk:
     def start(self) -> Row[Any]:
         """A worker takes the best job."""
         with self.ledger.begin() as tx:
-            job = claims.claim(tx, "cpu", "worker-1", self.ledger.now())
+            job = claims.claim(tx, "cpu", "worker-1")
         assert job is not None
         return job
 

@@ -58,7 +58,7 @@ class Desk:
             for each in files
         ]
         with self.ledger.begin() as tx:
-            claimed = claims.claim(tx, "cpu", "worker-1", self.ledger.now())
+            claimed = claims.claim(tx, "cpu", "worker-1")
             assert claimed is not None
             assert claims.finish(tx, claimed, made)
 

@@ -19,7 +19,7 @@ NEEDS = {"small": Resources(), "big": Resources(cpu=3), "gpu": Resources(gpu=1),
 
 def claim(ledger: Ledger, owner: str = "worker-1", **given: object) -> str | None:
     with ledger.begin() as tx:
-        job = claims.claim(tx, "cpu", owner, ledger.now(), **given)  # type: ignore[arg-type]
+        job = claims.claim(tx, "cpu", owner, **given)  # type: ignore[arg-type]
     return None if job is None else str(job.id)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ URGENT, LOW = PRIORITIES["urgent"], PRIORITIES["low"]
 
 def claim(ledger: Ledger, owner: str = WORKER, queue: str = "cpu") -> Row[Any] | None:
     with ledger.begin() as tx:
-        return claims.claim(tx, queue, owner, ledger.now())
+        return claims.claim(tx, queue, owner)
 
 
 def claimed(ledger: Ledger, owner: str = WORKER) -> Row[Any]:
@@ -64,6 +66,11 @@ def events(ledger: Ledger, name: str) -> list[str]:
     return [each.kind for each in rows(ledger, schema.event) if each.job_id == name]
 
 
+def shown(ledger: Ledger, name: str) -> dict[str, Any]:
+    with ledger.read() as tx:
+        return Views(tx, None).job(name)
+
+
 def make_done(ledger: Ledger, name: str, *results: int, **changed: Any) -> None:
     """A job that is done, with its deliveries waiting."""
     make_job(ledger, name, **changed)
@@ -82,12 +89,66 @@ def test_jobs_are_claimed_by_priority_and_then_by_age(ledger: Ledger) -> None:
     assert claim(ledger) is None
 
 
-def test_a_queue_gives_only_its_own_jobs_and_none_before_its_time(ledger: Ledger) -> None:
+def test_a_queue_gives_only_its_own_jobs(ledger: Ledger) -> None:
     make_job(ledger, "gpu", queue="gpu")
-    make_job(ledger, "night", not_before=ledger.now() + 1000)
     assert claim(ledger) is None
-    assert do(ledger, claims.runnable, ledger.now()) == {"gpu": 1}
-    assert do(ledger, claims.runnable, ledger.now() + 2000) == {"gpu": 1, "cpu": 1}
+    assert do(ledger, claims.runnable) == {"gpu": 1}
+
+
+# ---- hours --------------------------------------------------------------------------------------------------------
+
+DAY, NIGHT = "06:00-22:00 UTC", "22:00-06:00 UTC"
+NOON, MIDNIGHT = 1_800_014_400.0, 1_800_057_600.0  # 2027-01-15 12:00 and 24:00 UTC
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    return lambda at: monkeypatch.setattr(time, "time", lambda: at)
+
+
+def test_a_job_starts_in_its_hours_only_whatever_the_clock_or_a_person_did_before(
+    ledger: Ledger, wall: Callable[[float], None]
+) -> None:
+    wall(MIDNIGHT)
+    make_job(ledger, "day", run_between=DAY, priority=URGENT)
+    make_job(ledger, "night", run_between=NIGHT)
+    wall(NOON)
+    make_job(ledger, "any", priority=LOW)
+    assert do(ledger, claims.runnable) == {"cpu": 2}
+    do(ledger, jobs.cancel, "night", "anna")
+    do(ledger, jobs.retry, "night", "anna")
+    assert [claimed(ledger).id, claimed(ledger).id, claim(ledger)] == ["day", "any", None]
+    assert do(ledger, claims.runnable) == {}
+    assert do(ledger, claims.oldest_waiting) is None
+    assert shown(ledger, "night")["waits_for_hours"]
+    wall(MIDNIGHT)
+    assert do(ledger, claims.runnable) == {"cpu": 1}
+    assert not shown(ledger, "night")["waits_for_hours"]
+    do(ledger, claims.crashed, claimed(ledger), "SIGSEGV")
+    wall(NOON)
+    assert claim(ledger) is None
+
+
+def test_the_best_job_of_all_hours_that_are_open_is_claimed(ledger: Ledger, wall: Callable[[float], None]) -> None:
+    wall(NOON)
+    for name, run_between, priority in [
+        ("a", "", 1), ("b", DAY, URGENT), ("c", "11:00-13:00 UTC", LOW), ("d", NIGHT, URGENT), ("e", "", URGENT),
+    ]:  # fmt: skip
+        make_job(ledger, name, run_between=run_between, priority=priority)
+        wall(NOON + ord(name))
+    assert [claimed(ledger).id for _ in range(4)] == ["b", "e", "a", "c"]
+    assert claim(ledger) is None
+
+
+def test_a_rule_without_hours_lets_the_same_work_of_one_that_waits_start(
+    ledger: Ledger, wall: Callable[[float], None]
+) -> None:
+    wall(NOON)
+    new = make_job(ledger, "a", run_between=NIGHT)
+    do(ledger, jobs.create, replace(new, rule="night too"))
+    assert claim(ledger) is None
+    do(ledger, jobs.create, replace(new, rule="at once", run_between=""))
+    assert claimed(ledger).id == "a"
 
 
 def test_a_job_goes_with_its_inputs_in_the_order_of_their_arrival(ledger: Ledger) -> None:
@@ -152,7 +213,7 @@ def test_one_worker_holding_its_claim_open_does_not_keep_another_waiting(postgre
     make_job(ledger, "a")
     make_job(ledger, "b")
     with ledger.begin() as first:
-        one = claims.claim(first, "cpu", WORKER, ledger.now())
+        one = claims.claim(first, "cpu", WORKER)
         two = claimed(ledger, OTHER)
     assert one is not None
     assert [one.id, two.id] == ["a", "b"]
@@ -273,12 +334,12 @@ def test_jobs_of_a_paused_app_wait_and_no_tickets_are_made_for_them(ledger: Ledg
     make_job(ledger, "a")
     make_job(ledger, "b", app="other")
     do(ledger, pauses.pause, "app", "hyperdense", "anna")
-    assert do(ledger, claims.runnable, ledger.now()) == {"cpu": 1}
+    assert do(ledger, claims.runnable) == {"cpu": 1}
     assert claimed(ledger).id == "b"
     assert claim(ledger) is None
-    assert do(ledger, claims.oldest_waiting, ledger.now()) is None
+    assert do(ledger, claims.oldest_waiting) is None
     do(ledger, pauses.resume, "hyperdense")
-    assert do(ledger, claims.oldest_waiting, ledger.now()) == job(ledger, "a").created_at
+    assert do(ledger, claims.oldest_waiting) == job(ledger, "a").created_at
     assert claimed(ledger).id == "a"
 
 

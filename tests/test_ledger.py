@@ -118,7 +118,7 @@ def test_originals_that_were_forwarded_and_come_back_are_no_results_of_ours(ledg
 
 def claim(ledger: Ledger, owner: str = "worker-1") -> Row[tuple[object, ...]]:
     with ledger.begin() as tx:
-        job = claims.claim(tx, "cpu", owner, ledger.now())
+        job = claims.claim(tx, "cpu", owner)
     assert job is not None
     return job
 
@@ -342,7 +342,7 @@ def work(database: Database, name: str) -> None:
     ledger = database.open()
     while True:
         with ledger.begin() as tx:
-            job = claims.claim(tx, "cpu", name, 1e12)
+            job = claims.claim(tx, "cpu", name)
         if job is None:
             break
         with ledger.begin() as tx:

@@ -10,6 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -185,6 +186,28 @@ def test_a_clock_that_is_set_by_an_hour_completes_nothing_early_and_holds_nothin
     assert found["series"][0]["instances"] == len(second)
     assert job_in_rule(node, second, "wiring") == len(second)
     assert_once(sink, len(files) + 2, len(second) + 2)
+
+
+def test_a_job_starts_when_its_hours_begin_by_the_clock_on_the_wall_however_often_it_is_set(
+    start_node: StartNode, sink: SinkPacs, tmp_path: Path
+) -> None:
+    """Set past the hours as well, into the next day's, with everything killed in between."""
+    clock, now = Clock(tmp_path / "clock"), datetime.now(UTC)
+    hours = f"{now + timedelta(hours=2):%H}:00-{now + timedelta(hours=4):%H}:00"
+    rule = f"rules: [{{name: night, app: test, when: {{Modality: CT}}, send_to: [a], run_between: '{hours}'}}]\n"
+    node = start_node(destinations(a=sink) + QUICK + rule, env={**clock.env, "RADNODE_TZ": "UTC"})
+    files = a_study(tmp_path)
+    push(node, files)
+    until(lambda: study(node, study_uid(files))["jobs"], "a job was made")
+    clock.step(6 * 3600.0)
+    time.sleep(3)
+    (job,) = study(node, study_uid(files))["jobs"]
+    assert (job["state"], job["attempt"], job["waits_for_hours"]) == ("waiting", 0, True)
+    assert f"waits for its hours, {hours} UTC" in node.cli("job", job["id"])
+    node.kill()
+    clock.step(21 * 3600.0)
+    node.start()
+    assert settled(node, study_uid(files))["jobs"][0]["state"] == "done"
 
 
 def _deliveries(node: Node, files: list[Path]) -> list[dict[str, object]]:

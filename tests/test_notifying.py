@@ -64,7 +64,7 @@ def settings(home: Path, hook: Hook | None, **more: Any) -> Settings:
 def fail(ledger: Ledger, name: str, *, notify: tuple[str, ...] = ("failed",), shadow: bool = False) -> None:
     make_job(ledger, name, notify=notify, shadow=shadow)
     with ledger.begin() as tx:
-        job = claims.claim(tx, "cpu", "worker-1", ledger.now())
+        job = claims.claim(tx, "cpu", "worker-1")
         assert job is not None
         assert claims.fail(tx, job, "it broke")
 

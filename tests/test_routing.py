@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from radnode.domain.routing import AnyOf, Between, Evaluation, Hours, Routing, Sender, Senders, open_at, parse_routing
+from radnode.domain.routing import AnyOf, Between, Evaluation, Hours, Routing, Sender, Senders, parse_routing
 from radnode.domain.routing import evaluate_series as evaluate_series_of
 from radnode.domain.routing import evaluate_study as evaluate_study_of
 from radnode.domain.study import Instance, Series, Study
@@ -361,7 +362,6 @@ def test_the_association_of_each_series_is_a_condition_on_that_series() -> None:
 @pytest.mark.parametrize(
     ("hours", "at", "is_open"),
     [
-        (None, time(3), True),
         (Hours(time(8), time(18)), time(8), True),
         (Hours(time(8), time(18)), time(18), False),
         (Hours(time(8), time(18)), time(3), False),
@@ -374,9 +374,26 @@ def test_the_association_of_each_series_is_a_condition_on_that_series() -> None:
     ],
 )
 def test_hours_are_open_from_their_start_up_to_their_end_also_over_midnight(
-    hours: Hours | None, at: time, is_open: bool
+    hours: Hours, at: time, is_open: bool
 ) -> None:
-    assert open_at(hours, at) is is_open
+    assert hours.open_at(at) is is_open
+
+
+_TIMES = st.times().map(lambda each: each.replace(second=0, microsecond=0))
+
+
+@given(_TIMES, _TIMES, st.times())
+def test_of_two_complementary_hours_just_one_is_open_and_text_keeps_them(one: time, other: time, at: time) -> None:
+    assume(one != other)
+    hours = Hours(one, other)
+    assert hours.open_at(at) is not Hours(other, one).open_at(at)
+    assert Hours.of(str(hours)) == hours
+
+
+@given(st.integers(0, 4_000_000_000), st.sampled_from(["Europe/Berlin", "America/St_Johns", "Pacific/Apia", "UTC"]))
+def test_hours_are_those_of_the_clock_on_the_wall_also_when_daylight_saving_begins_or_ends(at: int, zone: str) -> None:
+    local = datetime.fromtimestamp(at, ZoneInfo(zone))
+    assert Hours(time(22), time(6)).open_when(at, ZoneInfo(zone)) is (local.hour >= 22 or local.hour < 6)
 
 
 # Senders

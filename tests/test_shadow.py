@@ -31,7 +31,7 @@ def home(database: Database) -> Path:
 
 def finish(ledger: Ledger) -> None:
     with ledger.begin() as tx:
-        job = claims.claim(tx, "cpu", "w", ledger.now())
+        job = claims.claim(tx, "cpu", "w")
         assert job is not None
         assert claims.finish(tx, job, [result(1)])
 

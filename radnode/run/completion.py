@@ -28,7 +28,7 @@ class Completion:
     def __init__(self, settings: Settings, ledger: Ledger, catalog: Catalog, tickets: Tickets) -> None:
         self._ledger, self._tickets = ledger, tickets
         self._filing = Filing(settings, ledger)
-        self._making = Making(settings, ledger, catalog)
+        self._making = Making(settings, catalog)
         self._inputs = NamedInputs(ledger, self._filing, self._making)
         self._later: dict[tuple[str, int], tuple[int, float]] = {}
 

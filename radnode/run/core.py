@@ -201,7 +201,7 @@ class Core:
         now = self.ledger.now()
         with self.ledger.read() as tx:
             to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now) + notifications.runnable(tx, now)
-            runnable = {**claims.runnable(tx, now), "deliver": to_send}
+            runnable = {**claims.runnable(tx), "deliver": to_send}
         try:
             missing = self.tickets.top_up(runnable)
         except redis.RedisError as error:
@@ -231,4 +231,3 @@ class Core:
         except Unavailable as error:
             faults["ledger"] = str(error.orig)
         return faults
-

@@ -22,9 +22,8 @@ def show(settings: Settings, ledger: Ledger, catalog: Catalog, destinations: Col
     living = [each.name.split("-")[0] for each in present(settings.run, "") if each.alive]
     for part in ("core", "receiver", "worker"):
         metrics.parts.labels(part).set(living.count(part))
-    ledger_now = ledger.now()
     with ledger.read() as tx:
-        states, oldest, running = jobs.states(tx), claims.oldest_waiting(tx, ledger_now), claims.running(tx)
+        states, oldest, running = jobs.states(tx), claims.oldest_waiting(tx), claims.running(tx)
         moving, still_open = deliveries.states(tx), intake.counts(tx)
         promised = commitments.states(tx)
     for state in ("waiting", "running", "failed", "held"):

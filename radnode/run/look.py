@@ -113,7 +113,7 @@ def render_jobs(found: Sequence[View]) -> RenderableType:
             each["AccessionNumber"],
             each["attempt"],
         )
-        table.add_row(*map(_text, row), _job_state(each), _text(each["error"].partition("\n")[0]))
+        table.add_row(*map(_text, row), _job_state(each), _text(_why(each)))
     return table
 
 
@@ -126,6 +126,8 @@ def render_job(found: View) -> RenderableType:
     tree.add(_text(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
     if found["progress"] and found["state"] == "running":
         tree.add(_text(f"at work: {found['progress']}"))
+    if found["waits_for_hours"]:
+        tree.add(_text(_why(found)))
     if found["error"]:
         tree.add(_line("error: ", Text(found["error"], style="red")))
         tree.add(_text(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
@@ -175,13 +177,18 @@ def _study_tree(study: View) -> Tree:
     for each in study["jobs"]:
         line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _job_state(each))
         branch = tree.add(line)
-        if each["error"]:
-            branch.add(_text(each["error"].partition("\n")[0]))
+        if why := _why(each):
+            branch.add(_text(why))
         for remedy in _remedies(each):
             branch.add(_text(remedy))
     _add_deliveries(tree, study["deliveries"])
     _add_timeline(tree, study["timeline"])
     return tree
+
+
+def _why(job: View) -> str:
+    """Why a job is where it is, in one line."""
+    return f"waits for its hours, {job['run_between']}" if job["waits_for_hours"] else job["error"].partition("\n")[0]
 
 
 def _remedies(job: View) -> Iterator[str]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 from radnode import metrics
 from radnode.domain.generations import Asked, Step, next_step
 from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successor_id
-from radnode.domain.routing import Catalog, Rule, open_at, takes
+from radnode.domain.routing import Catalog, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
 from radnode.state import generations, intake, jobs
-from radnode.state.ledger import Ledger, Record, Transaction, note
+from radnode.state.ledger import Record, Transaction, note
 
 FORWARD = "original"
 _NOT_YET = (JobState.HELD, JobState.CANCELLED)
@@ -49,8 +48,8 @@ class Match:
 class Making:
     """Makes the jobs of a match, or finds that their work is done already."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, catalog: Catalog) -> None:
-        self._settings, self._ledger, self._catalog = settings, ledger, catalog
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings, self._catalog = settings, catalog
 
     def make(self, tx: Transaction, match: Match) -> list[str]:
         """The match's jobs; returns the queues to send a ticket to."""
@@ -124,20 +123,9 @@ class Making:
             label=rule.series,
             expire=rule.expire,
             notify=rule.notify,
-            not_before=self._not_before(rule),
+            run_between=f"{rule.run_between} {self._settings.tz}".strip() if rule.run_between else "",
             shadow=rule.shadow,
         )
-
-    def _not_before(self, rule: Rule) -> float:
-        """On the ledger's clock, when the rule's hours begin; 0 where it is open now."""
-        local = datetime.now(self._settings.zone)
-        if open_at(rule.run_between, local.time()) or rule.run_between is None:
-            return 0.0
-        start = rule.run_between.start
-        opening = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
-        if opening < local:
-            opening += timedelta(days=1)
-        return self._ledger.now() + (opening - local).total_seconds()
 
 
 def _not_sent_yet(tx: Transaction, match: Match) -> Iterator[tuple[tuple[str, ...], tuple[Filed, ...]]]:

@@ -136,9 +136,8 @@ class Worker:
             self.tickets.send(queue, share.cores - 1)  # there may be room now for several smaller ones
 
     def _claim(self, queue: str, too_big: Collection[str]) -> tuple[Record, Inputs] | None:
-        now = self.ledger.now()
         with self.ledger.begin("claim job") as tx:
-            job = claims.claim(tx, queue, self.name, now, limits=self.limits, too_big=too_big)
+            job = claims.claim(tx, queue, self.name, limits=self.limits, too_big=too_big)
             return None if job is None else (job, jobs.inputs(tx, job.id))
 
     def _guarded(self, job: Record, inputs: Inputs, share: Share) -> None:

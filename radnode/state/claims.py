@@ -9,18 +9,18 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST
-from radnode.state import jobs, notifications, schema
+from radnode.state import hours, jobs, notifications, schema
 from radnode.state.jobs import DECLINED, DONE, FAILED, RUNNING, WAITING, ResultRow, noted
 from radnode.state.ledger import note, take_turns
 
 _job = schema.job.c
+_ORDER = (_job.priority, _job.created_at)
 
 
 def claim(
     tx: Connection,
     queue: str,
     owner: str,
-    now: float,
     *,
     limits: Mapping[str, int] | None = None,
     too_big: Collection[str] = (),
@@ -32,14 +32,9 @@ def claim(
         too_big: apps for which this worker has no room now. Where the best job is of one of them nothing is taken, so
             that smaller jobs do not for ever take the room it waits for.
     """
-    best = (
-        select(_job.id)
-        .where(_job.queue == queue, _able(now), _job.app.not_in(_at_their_limit(tx, limits or {})))
-        .order_by(_job.priority, _job.created_at)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=schema.job)
-        .scalar_subquery()
-    )
+    full = _at_their_limit(tx, limits or {})
+    candidates = [_first(queue, each, full) for each in hours.open_now(tx)]
+    best = select(_job.id).where(_job.id.in_(candidates)).order_by(*_ORDER).limit(1).scalar_subquery()
     taken = {"state": RUNNING, "owner": owner, "attempt": _job.attempt + 1, "started_at": time.time(), "progress": ""}
     fits = and_(_job.id == best, _job.app.not_in(too_big))
     job = tx.execute(update(schema.job).where(fits).values(taken).returning(schema.job)).first()
@@ -56,14 +51,19 @@ def claim(
     return job
 
 
+def _first(queue: str, run_between: str, full: Collection[str]) -> Any:
+    """The best job of those with the same hours: one step in the index, however many wait for other hours."""
+    mine = and_(_job.queue == queue, _job.run_between == run_between, _able(), _job.app.not_in(full))
+    first = select(_job.id).where(mine).order_by(*_ORDER).limit(1)
+    return first.with_for_update(skip_locked=True, of=schema.job).scalar_subquery()
+
+
 def _at_their_limit(tx: Connection, limits: Mapping[str, int]) -> list[str]:
     """Counted and claimed in one turn: two workers cannot both take an app's last place."""
     if not limits:
         return []
     take_turns(tx, "claim")
-    running = (
-        select(_job.app, func.count()).where(_job.state == RUNNING, _job.app.in_(list(limits))).group_by(_job.app)
-    )
+    running = select(_job.app, func.count()).where(_job.state == RUNNING, _job.app.in_(list(limits))).group_by(_job.app)
     return [app for app, count in tx.execute(running) if count >= limits[app]]
 
 
@@ -150,9 +150,11 @@ def is_ours(tx: Connection, job: Row[Any]) -> bool:
     return bool(tx.execute(select(exists().where(_ours(job)))).scalar())
 
 
-def runnable(tx: Connection, now: float) -> dict[str, int]:
+def runnable(tx: Connection) -> dict[str, int]:
     """Queue -> waiting jobs that may start now: what the reconciler tops tickets up to."""
-    query = select(_job.queue, func.count()).where(_able(now)).group_by(_job.queue)
+    query = (
+        select(_job.queue, func.count()).where(_able(), _job.run_between.in_(hours.open_now(tx))).group_by(_job.queue)
+    )
     return dict(tx.execute(query).all())
 
 
@@ -162,14 +164,16 @@ def running(tx: Connection) -> list[tuple[str, float]]:
     return [tuple(row) for row in tx.execute(query)]
 
 
-def oldest_waiting(tx: Connection, now: float) -> float | None:
+def oldest_waiting(tx: Connection) -> float | None:
     """When the oldest job was made that could run, if a worker were free."""
-    return tx.execute(select(func.min(_job.created_at)).where(_able(now))).scalar()
+    open_now = _job.run_between.in_(hours.open_now(tx))
+    return tx.execute(select(func.min(_job.created_at)).where(_able(), open_now)).scalar()
 
 
-def _able(now: float) -> Any:
+def _able() -> Any:
+    """Waiting, and not of an app that is paused."""
     paused = exists().where(schema.pause.c.kind == "app", schema.pause.c.name == _job.app)
-    return and_(_job.state == WAITING, _job.not_before <= now, ~paused)
+    return and_(_job.state == WAITING, ~paused)
 
 
 def _ours(job: Row[Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
 
 from radnode.domain.jobs import JobState, SeriesLabel
-from radnode.state import schema
+from radnode.state import hours, schema
 from radnode.state.ledger import insert_new, note
 
 WAITING, RUNNING, DONE = JobState.WAITING.value, JobState.RUNNING.value, JobState.DONE.value
@@ -28,7 +28,7 @@ class NewJob:
 
     Attributes:
         inputs: input name -> ids of instances in the ledger.
-        not_before: on the ledger's clock; 0 for at once.
+        run_between: the hours in which it may start; see `hours`.
         work, revision, identity, predecessor, supersedes, reissues: see `schema.job`.
         why: what brought it about, for the timeline.
         shadow: its results are kept, and sent nowhere.
@@ -51,7 +51,7 @@ class NewJob:
     label: SeriesLabel = field(default_factory=SeriesLabel)
     expire: float | None = None
     notify: tuple[str, ...] = ()
-    not_before: float = 0.0
+    run_between: str = hours.ALWAYS
     work: str = ""
     revision: int = 0
     identity: int = 0
@@ -63,7 +63,8 @@ class NewJob:
 
 
 def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = "") -> bool:
-    """Makes the job, or joins the one that does the same work already: highest priority, union of destinations.
+    """Makes the job, or joins the one that does the same work already: highest priority, union of destinations,
+    no hours to wait for where one of them has none.
 
     Args:
         error: why it is held, where it is.
@@ -95,13 +96,14 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "priority": new.priority,
         "state": state,
         "error": error,
-        "not_before": new.not_before,
+        "run_between": new.run_between,
         "created_at": time.time(),
         "last_image_at": new.last_image_at,
     }
     if tx.execute(insert_new(tx, schema.job), row).rowcount != 1:
         join(tx, new)
         return False
+    hours.remember(tx, new.run_between)
     _ask(tx, new)
     inputs = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
     tx.execute(insert(schema.job_input), inputs)
@@ -126,6 +128,8 @@ def join(tx: Connection, new: NewJob) -> None:
     """Somebody wants the work of a job that there is already."""
     higher = and_(_job.id == new.id, _job.priority > new.priority)
     tx.execute(update(schema.job).where(higher).values(priority=new.priority))
+    if new.run_between == hours.ALWAYS:
+        tx.execute(update(schema.job).where(_job.id == new.id).values(run_between=hours.ALWAYS))
     slower = and_(schema.delivery.c.job_id == new.id, schema.delivery.c.priority > new.priority)
     tx.execute(update(schema.delivery).where(slower).values(priority=new.priority))
     if not new.shadow:
@@ -266,15 +270,7 @@ def make_deliveries(tx: Connection, job: Row[Any]) -> None:
 def retry(tx: Connection, job_id: str, who: str) -> bool:
     """A person sets a failed, cancelled or held job waiting again; not one whose place a newer one has taken."""
     again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)), _job.superseded_by == "")
-    values = {
-        "state": WAITING,
-        "owner": "",
-        "crashes": 0,
-        "losses": 0,
-        "error": "",
-        "not_before": 0.0,
-        "finished_at": None,
-    }
+    values = {"state": WAITING, "owner": "", "crashes": 0, "losses": 0, "error": "", "finished_at": None}
     if tx.execute(update(schema.job).where(again).values(values)).rowcount != 1:
         return False
     return noted(tx, get(tx, job_id), "retried", who=who)

@@ -192,16 +192,19 @@ job = Table(
     Column("crashes", Integer, nullable=False, default=0),
     Column("losses", Integer, nullable=False, default=0),
     Column("owner", Text, nullable=False, default=""),
-    Column("not_before", Float, nullable=False, default=0.0),
+    Column("run_between", Text, nullable=False, default=""),
     Column("error", Text, nullable=False, default=""),
     Column("progress", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("last_image_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Index("ix_job_claim", "queue", "state", "priority", "created_at"),
+    Index("ix_job_claim", "queue", "state", "run_between", "priority", "created_at"),
     Index("ix_job_state_app", "state", "app"),
 )
+
+# Every `run_between` that a job was made with: see `hours`.
+hours = Table("hours", metadata, Column("run_between", Text, primary_key=True))
 
 # Which rules want a job, for which series (none: the study), and where to. A rule leaves it for a newer generation.
 asked = Table(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
 
 from radnode.domain.errors import NotFoundError
 from radnode.domain.jobs import DeliveryState, JobState, SeriesState
-from radnode.state import schema, waits
+from radnode.state import hours, schema, waits
 
 View = dict[str, Any]
 
@@ -165,6 +165,8 @@ class Views:
             "priority": ("urgent", "normal", "low")[row.priority],
             "send_to": row.send_to,
             "shadow": row.shadow,
+            "run_between": row.run_between,
+            "waits_for_hours": row.state == JobState.WAITING.value and not hours.are_open(row.run_between),
             "attempt": row.attempt,
             "crashes": row.crashes,
             "error": row.error,
@@ -305,8 +307,10 @@ def _study_state(
         return SeriesState.INCOMPLETE.value
     if state == "receiving":
         return state
-    under_way = waiting or any(each.state in _LIVE_JOBS for each in jobs) or any(
-        each.state in _LIVE_DELIVERIES for each in deliveries
+    under_way = (
+        waiting
+        or any(each.state in _LIVE_JOBS for each in jobs)
+        or any(each.state in _LIVE_DELIVERIES for each in deliveries)
     )
     return "complete" if under_way else "done"
 

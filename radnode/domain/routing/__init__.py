@@ -9,7 +9,7 @@ from radnode.domain.routing.completeness import Complete
 from radnode.domain.routing.conditions import Condition, Context, Verdict
 from radnode.domain.routing.destinations import Destination
 from radnode.domain.routing.evaluate import Evaluation, evaluate_series, evaluate_study
-from radnode.domain.routing.hours import Hours, open_at
+from radnode.domain.routing.hours import Hours
 from radnode.domain.routing.inputs import Input, Wait
 from radnode.domain.routing.keywords import CONTEXT_KEYWORDS, STUDY_KEYWORDS
 from radnode.domain.routing.matching import AnyOf, Between, Period, Present
@@ -44,7 +44,6 @@ __all__ = [
     "Wait",
     "evaluate_series",
     "evaluate_study",
-    "open_at",
     "parse_routing",
     "takes",
 ]

@@ -201,7 +201,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("crashes", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
-        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("run_between", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("progress", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
@@ -213,9 +213,15 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.create_index("ix_job_claim", ["queue", "state", "priority", "created_at"], unique=False)
+        batch_op.create_index("ix_job_claim", ["queue", "state", "run_between", "priority", "created_at"], unique=False)
         batch_op.create_index("ix_job_state_app", ["state", "app"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_study_id"), ["study_id"], unique=False)
+
+    op.create_table(
+        "hours",
+        sa.Column("run_between", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("run_between", name=op.f("pk_hours")),
+    )
 
     op.create_table(
         "rejection",
