@@ -33,6 +33,9 @@ series_incomplete = _gauge("radnode_series_incomplete", "Series that wait for in
 queries = Counter("radnode_queries_total", "Peers asked for what they have or to send it.", ("destination", "outcome"))
 instances_fetched = Counter("radnode_instances_fetched_total", "Missing instances a peer has sent.", ("destination",))
 studies_completed = Counter("radnode_studies_completed_total", "Studies taken as complete.")
+study_verdicts = Counter(
+    "radnode_study_verdicts_total", "Studies taken as complete, by what is known of them.", ("verdict",)
+)
 rules_matched = Counter("radnode_rules_matched_total", "Matches of a rule.", ("rule",))
 series_unmatched = Counter("radnode_series_unmatched_total", "Complete series that no rule took.")
 series_open = _gauge("radnode_series_open", "Series still receiving.")

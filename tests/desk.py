@@ -15,6 +15,7 @@ from radnode import settings as settings_module
 from radnode.dicom.headers import summarize
 from radnode.domain.assembly import Situation
 from radnode.domain.routing import Routing, parse_routing
+from radnode.domain.study_assembly import StudySituation
 from radnode.run import broker
 from radnode.run.apps import find
 from radnode.run.completion import Completion
@@ -78,7 +79,7 @@ class Desk:
         with self.ledger.read() as tx:
             studies = intake.quiet_studies(tx, late)
         for row in studies:
-            self.completion.judge_study(row, self.routing, late - row.seen)
+            self.completion.judge_study(row, self.routing, StudySituation(late - row.seen))
 
     def push(self, files: Iterable[Path]) -> None:
         self.receive(files)

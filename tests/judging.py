@@ -13,6 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from radnode.dicom.headers import FileMeta
 from radnode.domain.assembly import Situation
 from radnode.domain.routing import Catalog, Routing, parse_routing
+from radnode.domain.study_assembly import StudySituation
 from radnode.run.completion import Completion
 from radnode.settings import load
 from radnode.state import intake
@@ -104,7 +105,7 @@ class Judge:
                 self.series_quiet(row.series_instance_uid)
         with self.ledger.read() as tx:
             found = intake.study_of(tx, self._rows(study)[0].study_id)
-        self.completion.judge_study(found, self.routing, seconds)
+        self.completion.judge_study(found, self.routing, StudySituation(seconds))
 
     def view(self, study: str = STUDY) -> View:
         with self.ledger.read() as tx:

@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.peers import Node, Orthanc, free_port, until
-from tests.road import apply, events, push, small_ct, study, study_uid
+from tests.road import apply, events, push, small_ct, study, study_uid, two_series
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,11 +39,11 @@ def slices(tmp_path: Path) -> list[Path]:
     return small_ct(tmp_path / "study", next(_seeds), slices=28)
 
 
-def beside(pacs: Orthanc, node: Node, complete: str, fetch: str = "no") -> None:
+def beside(pacs: Orthanc, node: Node, complete: str, fetch: str = "no", rules: str = RULES) -> None:
     """The node's routing: a PACS that may be asked, and these times."""
     pacs.knows("radnode", node.aet, node.port)
     place = f"{{aet: {pacs.aet}, host: 127.0.0.1, port: {pacs.port}, query: true, fetch: {fetch}}}"
-    apply(node, f"destinations: {{pacs: {place}}}\ncomplete: {complete}\n{RULES}")
+    apply(node, f"destinations: {{pacs: {place}}}\ncomplete: {complete}\n{rules}")
 
 
 def completed(node: Node, uid: str) -> dict[str, Any]:
@@ -110,6 +110,60 @@ def test_what_stays_away_is_waited_for_then_given_up_and_shown(node: Node, pacs:
     push(node, slices[:1])  # it comes in the end, and nothing lacks any more
     after = until(lambda: len(events(study(node, uid), "complete")) == 2 and study(node, uid), "it is judged again")
     assert (after["series"][0]["state"], after["series"][0]["missing"]) == ("complete", 0)
+
+
+STUDY_RULES = "rules: [{name: whole, app: test, level: study, send_to: []}]\n"
+
+
+def study_completed(node: Node, uid: str) -> dict[str, Any]:
+    """The study, once it was taken as complete and its job is done."""
+
+    def found() -> Any:
+        now = study(node, uid)
+        return events(now, "study complete") and all(each["state"] == "done" for each in now["jobs"]) and now
+
+    return until(found, "the study is complete", timeout=60)
+
+
+def test_a_series_that_a_pacs_has_and_nobody_sent_is_fetched_and_the_study_is_one_job(
+    node: Node, pacs: Orthanc, tmp_path: Path
+) -> None:
+    """And one of which nothing is missing is proven at once, with a quiet time that never ends."""
+    first, second = two_series(tmp_path / "held", next(_seeds))
+    pacs.upload(*first, *second)
+    beside(pacs, node, f"{{series: 2s, study: 3s, give_up: {NEVER}}}", "get", STUDY_RULES)
+    found = study_completed(node, push(node, first))
+    (lacked,) = events(found, "study incomplete")
+    assert (lacked["missing"], lacked["evidence"]) == (
+        len(second),
+        f"pacs has 2 series, {len(second)} images not here",
+    )
+    assert [(each["asked"], each["sent"]) for each in events(found, "fetched")] == [(len(second), len(second))]
+    (said,) = events(found, "study complete")
+    assert (said["verdict"], said["evidence"], said["missing"]) == ("proven", "pacs has the same 2 series", 0)
+    assert (found["state"], len(found["series"])) == ("done", 2)
+    assert job_of(node, found)["inputs"] == len(first) + len(second)
+
+    first, second = two_series(tmp_path / "whole", next(_seeds))
+    pacs.upload(*first, *second)
+    beside(pacs, node, f"{{series: {NEVER}, study: {NEVER}}}", "no", STUDY_RULES)
+    found = study_completed(node, push(node, [*first, *second]))
+    assert events(found, "study complete")[0]["verdict"] == "proven"
+    assert job_of(node, found)["inputs"] == len(first) + len(second)
+    assert 'radnode_study_verdicts_total{verdict="proven"}' in node.get("/metrics")[1]
+
+
+def test_a_study_that_stays_without_a_series_is_given_up_and_shown(node: Node, pacs: Orthanc, tmp_path: Path) -> None:
+    first, second = two_series(tmp_path, next(_seeds))
+    pacs.upload(*first, *second)
+    beside(pacs, node, "{series: 1s, study: 2s, give_up: 5s}", "no", STUDY_RULES)
+    uid = push(node, first)
+    until(lambda: study(node, uid)["missing"] and study(node, uid), "it is shown as incomplete")
+    found = study_completed(node, uid)
+    (said,) = events(found, "study complete")
+    assert (said["verdict"], said["missing"], found["state"]) == ("incomplete", len(second), "incomplete")
+    assert job_of(node, found)["inputs"] == len(first)
+    assert uid in [each["StudyInstanceUID"] for each in node.json("studies", "--attention")]
 
 
 def test_a_pacs_that_is_down_changes_nothing(node: Node, slices: list[Path]) -> None:

@@ -135,7 +135,7 @@ class Assessment:
 def assemble(instances: Iterable[Instance]) -> Assembly:
     """What instances say of their series; the order in which they are given plays no part, nor how often."""
     distinct = {each.SOPInstanceUID: each for each in instances}
-    stated = [_whole(each.get(COUNT)) for each in distinct.values()]
+    stated = [whole_number(each.get(COUNT)) for each in distinct.values()]
     return Assembly(
         uids=frozenset(distinct),
         claims=frozenset(each for each in stated if each),
@@ -147,7 +147,7 @@ def assemble(instances: Iterable[Instance]) -> Assembly:
 def claims_of(attributes: Mapping[str, tuple[Value, ...]]) -> tuple[int, bool]:
     """What one header promises: the size of its series (0: it does not say), and whether that of its acquisition."""
     (count, *_), (acquisition, *_) = (attributes.get(each) or (0,) for each in (COUNT, ACQUISITION_COUNT))
-    return _whole(count), bool(_whole(acquisition))
+    return whole_number(count), bool(whole_number(acquisition))
 
 
 def judge(here: Assembly, now: Situation, times: Times) -> Assessment:
@@ -201,8 +201,8 @@ def _claimed_missing(here: Assembly) -> int:
 
 def _acquired(instances: Collection[Instance]) -> bool:
     """ImagesInAcquisition counts an acquisition, which several series may share: only where it is met does it count."""
-    stated = {(_whole(each.get(ACQUISITION)), _whole(each.get(ACQUISITION_COUNT))) for each in instances}
-    found = Counter(_whole(each.get(ACQUISITION)) for each in instances)
+    stated = {(whole_number(each.get(ACQUISITION)), whole_number(each.get(ACQUISITION_COUNT))) for each in instances}
+    found = Counter(whole_number(each.get(ACQUISITION)) for each in instances)
     return (
         bool(instances) and len(stated) == len(found) and all(size and found[number] == size for number, size in stated)
     )
@@ -242,6 +242,6 @@ def _numbers(value: object, count: int) -> bool:
     return isinstance(value, tuple) and len(value) == count and all(isinstance(each, int | float) for each in value)
 
 
-def _whole(value: object) -> int:
+def whole_number(value: object) -> int:
     """A number of things, 0 where it is none."""
     return int(value) if isinstance(value, int | float) and 0 < value < 1e9 else 0

@@ -19,10 +19,12 @@ from radnode.domain.assembly import KEYWORDS as EVIDENCE
 from radnode.domain.assembly import SETTLED, Assessment, Situation, claims_of
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Complete, Routing
+from radnode.domain.study_assembly import StudySituation
 from radnode.run.completion import Completion
-from radnode.run.inquiry import Inquiry
+from radnode.run.inquiry import SeriesInquiry
 from radnode.run.lanes import Lane
 from radnode.run.reload import addresses_of
+from radnode.run.study_watch import StudyWatch
 from radnode.settings import Settings
 from radnode.state import assembling, intake
 from radnode.state.ledger import Ledger, Record, Unavailable
@@ -60,12 +62,18 @@ class Assembling:
     """One turn of core's loop: `advance`."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, barrier: Barrier, completion: Completion, inquiry: Inquiry
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        barrier: Barrier,
+        completion: Completion,
+        inquiry: SeriesInquiry,
+        studies: StudyWatch,
     ) -> None:
         self._settings, self._ledger, self._barrier = settings, ledger, barrier
-        self._completion, self._inquiry = completion, inquiry
+        self._completion, self._inquiry, self._studies = completion, inquiry, studies
         self._big = Lane("big series")
-        self._assessed: queue.SimpleQueue[tuple[Record, Assessment | None]] = queue.SimpleQueue()
+        self._assessed: queue.SimpleQueue[tuple[str, Record, Assessment | None]] = queue.SimpleQueue()
         self._watched: dict[int, _Watched] = {}
         self._lacking: set[int] = set()
         self._routing: Routing | None = None
@@ -73,6 +81,7 @@ class Assembling:
         self._gone_since: dict[bytes, float] = {}
         self._ripe: set[int] = set()
         self._raised_for: set[int] = set()
+        self._raised_for_studies: set[int] = set()
         self._looked, self._asked, self._next_look = 0.0, 0.0, 0.0
         self._awaited, self._judged_at = 0, 0.0
         self._deaf = True
@@ -93,6 +102,7 @@ class Assembling:
         if not self._awaited:
             self._awaited = self._barrier.raise_() if series or studies else 0
             self._judged_at, self._raised_for = now, self._ripe.copy()
+            self._raised_for_studies = self._studies.ripe.copy()
             return
         self._awaited = 0
         for row in series:
@@ -115,17 +125,21 @@ class Assembling:
         """Series and studies that look complete: since the barrier was raised, if it was."""
         until = self._judged_at if self._awaited else now
         ripe = self._raised_for if self._awaited else self._ripe
+        whole = self._raised_for_studies if self._awaited else self._studies.ripe
         later = self._completion.postponed(now)
         with self._ledger.read() as tx:
             quiet = assembling.quiet_series(tx, until - _shortest(routing, "series"), later["series"])
             series = assembling.still_open(tx, ripe.union(quiet)) if ripe or quiet else []
-            studies = intake.quiet_studies(tx, until - _shortest(routing, "study"), 100 + len(later["study"]))
+            studies = {row.id: row for row in assembling.whole_studies(tx, whole)} if whole else {}
+            quiet_studies = intake.quiet_studies(tx, until - _shortest(routing, "study"), 100 + len(later["study"]))
+        self._studies.ripe -= whole - studies.keys()
+        studies |= {row.id: row for row in quiet_studies}
         self._ripe -= ripe.difference(row.id for row in series)
         return (
             [row for row in series if ("series", row.id) not in self._big],
             [
                 row
-                for row in studies
+                for row in studies.values()
                 if ("study", row.id) not in self._big and later["study"].get(row.id) != row.changes
             ],
         )
@@ -145,13 +159,17 @@ class Assembling:
         self._do(("series", row.id), files, partial(self._judge, row, routing, situation))
 
     def _judge(self, row: Record, routing: Routing, situation: Situation) -> None:
-        self._assessed.put((row, self._completion.judge_series(row, routing, situation)))
+        self._assessed.put(("series", row, self._completion.judge_series(row, routing, situation)))
 
     def _study(self, row: Record, routing: Routing) -> None:
+        self._studies.ripe.discard(row.id)
         with self._ledger.read() as tx:
             files = assembling.study_size(tx, row.id)
-        quiet = self._judged_at - row.seen
-        self._do(("study", row.id), files, partial(self._completion.judge_study, row, routing, quiet))
+        situation = self._studies.situation(row, self._judged_at)
+        self._do(("study", row.id), files, partial(self._judge_study, row, routing, situation))
+
+    def _judge_study(self, row: Record, routing: Routing, situation: StudySituation) -> None:
+        self._assessed.put(("study", row, self._completion.judge_study(row, routing, situation)))
 
     def _do(self, key: tuple[str, int], files: int, task: Callable[[], None]) -> None:
         """Judges at once, or where that takes its time in the lane for it. Nothing is lost if the lane dies half-way:
@@ -163,10 +181,15 @@ class Assembling:
 
     def _take_assessments(self) -> None:
         while not self._assessed.empty():
-            row, assessment = self._assessed.get()
-            if assessment is not None and assessment.done:
+            kind, row, assessment = self._assessed.get()
+            if assessment is None:
+                continue
+            if kind == "study":
+                self._studies.assessed(row, assessment)
+            elif assessment.done:
                 self._forget(row)
-            elif assessment is not None and assessment.missing:
+                self._studies.stir(row.study_id)
+            elif assessment.missing:
                 self._lacking.add(row.id)
 
     def _forget(self, row: Record) -> None:
@@ -219,6 +242,7 @@ class Assembling:
     def _look_at_senders(self, routing: Routing, now: float) -> None:
         """A sender that has no association open any more may have sent all of a series."""
         here = peers_open(self._settings.run / "associations")
+        self._studies.look(routing, now, here)
         self._gone_since = {each: at for each, at in self._gone_since.items() if each not in here and now - at < _HOUR}
         for peer, ids in self._of_peer.items():
             if peer not in here and ids:
@@ -239,7 +263,7 @@ class Assembling:
         """Has peers asked in time for their answers to be there when a series has been quiet for long enough, and
         again for series that lack something."""
         for series_id in self._inquiry.heard():
-            self._completion.wake(series_id)
+            self._completion.wake("series", series_id)
             self._ripe.add(series_id)
         if not _may_ask(routing):
             return

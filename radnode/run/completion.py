@@ -9,6 +9,7 @@ from radnode.dicom.rejection import REASONS
 from radnode.domain.assembly import Assessment, Situation, Times, Verdict, assemble, judge
 from radnode.domain.routing import Catalog, Evaluation, Routing, evaluate_series, evaluate_study
 from radnode.domain.study import Study
+from radnode.domain.study_assembly import StudySituation, assemble_study, judge_study
 from radnode.run.broker import Tickets
 from radnode.run.filing import OF_SERIES, OF_STUDY, Filed, Filing
 from radnode.run.making import Making, Match
@@ -51,22 +52,19 @@ class Completion:
             self._try_again("series", row)
             return None
 
-    def judge_study(self, row: Record, routing: Routing, quiet: float) -> None:
-        """Judges a study all of whose series are complete, as `judge_series` does.
-
-        Args:
-            quiet: seconds for which nothing of it has come; every receiver has told what it received since.
-        """
+    def judge_study(self, row: Record, routing: Routing, now: StudySituation) -> Assessment | None:
+        """Judges a study all of whose series are complete, as `judge_series` does."""
         try:
-            self._study(row, routing, quiet)
+            return self._study(row, routing, now)
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001
             self._try_again("study", row)
+            return None
 
-    def wake(self, series_id: int) -> None:
-        """Something new is known around a series: it need not wait for what it waits for."""
-        self._later.pop(("series", series_id), None)
+    def wake(self, kind: str, row_id: int) -> None:
+        """Something new is known around a series or a study: it need not wait for what it waits for."""
+        self._later.pop((kind, row_id), None)
 
     def _try_again(self, kind: str, row: Record) -> None:
         log().exception("cannot be judged", kind=kind, row=row.id, again_in=_FAULT_PAUSE)
@@ -83,7 +81,7 @@ class Completion:
         evaluations = evaluate_series(routing, filed.series, filed.context)
         matched = [each for each in evaluations if each.matched]
         times, assessed = _assess(row, routing, matched, filed, situation)
-        whole = min(assessed, key=lambda each: (each.done, list(Verdict).index(each.verdict)))
+        whole = _least(assessed)
         early = self._inputs.early(filed, routing) if whole.done else []
         rejected, now = self._filing.rejections(filed) if whole.done else [], self._ledger.now()
         made: list[str] = []
@@ -101,53 +99,71 @@ class Completion:
                 made += self._inputs.make(tx, match)
             for row_of_note, said in rejected:
                 rejections.reject(tx, row_of_note, row.study_id, said.code, REASONS[said.code], said.uids, now)
-        waits = [
-            each.give_up if verdict.missing else each.quiet
-            for each, verdict in zip(times, assessed, strict=True)
-            if not verdict.done
-        ]
-        self._after("series", row, row.seen + min(waits) if waits else 0.0, made)
+        self._after("series", row, times, assessed, made)
         if whole.done:
             metrics.series_completed.inc()
             metrics.series_verdicts.labels(whole.verdict.value).inc()
             metrics.series_unmatched.inc(not matched)
         return whole
 
-    def _study(self, row: Record, routing: Routing, quiet: float) -> None:
-        """Holds the study-level rules against a quiet study, makes their jobs, completes it."""
+    def _study(self, row: Record, routing: Routing, situation: StudySituation) -> Assessment:
+        """Holds the study-level rules against a study, makes the jobs of those whose time has come, completes it."""
         filed = self._filing.file_study(row.id, routing)
         evaluations: tuple[Evaluation, ...] = ()
         if filed:
             study = Study(tuple(each.series for each in filed.values()))
             evaluations = evaluate_study(routing, study, {uid: each.context for uid, each in filed.items()})
         concerned = [each for each in evaluations if each.matched or each.missing]
-        ready, wait = _split(
-            concerned, row.seen, quiet, [each.rule.complete.study for each in concerned], routing.complete.study
-        )
+        times = [each.study_times for each in [one.rule.complete for one in concerned] or [routing.complete]]
+        given_up = sum(each.row.missing for each in filed.values())
+        here = assemble_study([each.series for each in filed.values()], given_up)
+        assessed = [judge_study(here, situation, each) for each in times]
+        whole = _least(assessed)
         made: list[str] = []
         now = self._ledger.now()
         with self._ledger.begin("complete study") as tx:
-            if not wait:
-                if not intake.complete_study(tx, row):
-                    return
-                verdicts = [each.to_json() for each in evaluations]
-                note(tx, "study complete", study_id=row.id, series=len(filed), rules=verdicts)
+            if whole.done:
+                if not intake.complete_study(tx, row, whole.missing):
+                    return whole
+                note(
+                    tx,
+                    "study complete",
+                    study_id=row.id,
+                    series=len(filed),
+                    verdict=whole.verdict.value,
+                    evidence=whole.evidence,
+                    missing=whole.missing,
+                    rules=[each.to_json() for each in evaluations],
+                )
                 self._inputs.study_complete(tx, row, evaluations, now)
-            for each in (one for one in ready if one.matched):
-                made += self._inputs.make(tx, match_of(each, filed, routing, row.id))
-        self._after("study", row, wait, made)
-        if not wait:
+            elif whole.missing:
+                assembling.study_found_missing(tx, row, whole.missing, whole.evidence)
+            for each, verdict in zip(concerned, assessed, strict=False):
+                if verdict.done and each.matched:
+                    made += self._inputs.make(tx, match_of(each, filed, routing, row.id))
+        self._after("study", row, times, assessed, made)
+        if whole.done:
             metrics.studies_completed.inc()
+            metrics.study_verdicts.labels(whole.verdict.value).inc()
             log().info("study complete", study=row.id, series=len(filed), jobs=len(made))
+        return whole
 
     def end_waits(self, routing: Routing) -> None:
         """Goes on with the rules that have waited long enough for an input."""
         for queue in self._inputs.end_waits(routing):
             self._tickets.send(queue)
 
-    def _after(self, kind: str, row: Record, wait: float, queues: Sequence[str]) -> None:
-        if wait:
-            self._later[kind, row.id] = (row.changes, wait)
+    def _after(
+        self, kind: str, row: Record, times: Sequence[Times], assessed: Sequence[Assessment], queues: Sequence[str]
+    ) -> None:
+        """Remembers until when those wait that are not done, and sends tickets to what was made."""
+        waits = [
+            each.give_up if verdict.missing else each.quiet
+            for each, verdict in zip(times, assessed, strict=True)
+            if not verdict.done
+        ]
+        if waits:
+            self._later[kind, row.id] = (row.changes, row.seen + min(waits))
         else:
             self._later.pop((kind, row.id), None)
         for queue in queues:
@@ -192,10 +208,6 @@ def _assess(
     return times, [judge(here, situation, each) for each in times]
 
 
-def _split(
-    matched: Sequence[Evaluation], seen: float, quiet: float, times: Sequence[float], default: float
-) -> tuple[list[Evaluation], float]:
-    """Those whose quiet time has passed, and until when the others wait (0: for none)."""
-    waiting = [time for time in (times if matched else [default]) if time > quiet]
-    ready = [each for each, time in zip(matched, times, strict=True) if time <= quiet]
-    return ready, seen + min(waiting) if waiting else 0.0
+def _least(assessed: Sequence[Assessment]) -> Assessment:
+    """What is to be thought of it as a whole, where rules with times of their own are not of one mind."""
+    return min(assessed, key=lambda each: (each.done, list(Verdict).index(each.verdict)))

@@ -23,10 +23,13 @@ from radnode.run.apps import find
 from radnode.run.assembling import Assembling
 from radnode.run.commitment import Gate
 from radnode.run.completion import Completion
-from radnode.run.inquiry import Inquiry
+from radnode.run.fetching import Fetcher
+from radnode.run.inquiry import Peers, SeriesInquiry
 from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
+from radnode.run.study_inquiry import StudyInquiry
+from radnode.run.study_watch import StudyWatch
 from radnode.settings import Settings
 from radnode.state import claims, commitments, deliveries, holds, intake, notifications, waits
 from radnode.state.ledger import Ledger, Unavailable, ping
@@ -67,8 +70,11 @@ class Core:
         self.catalog = find(settings.apps)
         self.routing_file = RoutingFile(settings.routing, self.ledger, self.catalog)
         self.completion = Completion(settings, self.ledger, self.catalog, self.tickets)
-        inquiry = Inquiry(settings, self.ledger, self.spool)
-        self.assembling = Assembling(settings, self.ledger, self.barrier, self.completion, inquiry)
+        asking = settings, self.ledger, Peers(self.ledger), Fetcher(self.ledger, self.spool)
+        studies = StudyWatch(settings, self.ledger, self.completion, StudyInquiry(*asking))
+        self.assembling = Assembling(
+            settings, self.ledger, self.barrier, self.completion, SeriesInquiry(*asking), studies
+        )
         self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
         self._timers: dict[str, float] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from radnode.dicom.headers import FileMeta, Head, examine
@@ -14,10 +14,9 @@ from radnode.dicom.query import Fetched, get, move
 from radnode.dicom.services import CANNOT_UNDERSTAND, DOES_NOT_MATCH, OUT_OF_RESOURCES
 from radnode.domain.errors import NotDicomError, PeerError
 from radnode.domain.routing import Destination
-from radnode.settings import Settings
-from radnode.state import assembling, intake
+from radnode.state import intake
 from radnode.state.arrivals import Arrival, AssociationEnd
-from radnode.state.ledger import Ledger, Record, note
+from radnode.state.ledger import Ledger, note
 from radnode.state.spool import Spool
 from radnode.telemetry import log
 
@@ -25,54 +24,71 @@ _BATCH = 64
 """Instances asked for at once: a list of UIDs has to fit one request of any peer."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Instances of one series that a peer has.
+
+    Attributes:
+        series_id: None where nothing of the series is here.
+        called: the AE title of ours that they are to be sent to.
+        kinds: (SOP class, transfer syntax) in which they may come by C-GET.
+    """
+
+    study_id: int
+    series_id: int | None
+    study_uid: str
+    series_uid: str
+    called: str
+    kinds: Sequence[tuple[str, str]]
+    uids: frozenset[str]
+
+
 class Fetcher:
     """For one thread per peer."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
-        self._settings, self._ledger, self._spool = settings, ledger, spool
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        self._ledger, self._spool = ledger, spool
 
-    def fetch(self, destination: Destination, study_uid: str, series: Record, uids: Collection[str]) -> int:
+    def fetch(self, destination: Destination, want: Wanted) -> int:
         """Has the peer send instances of a series; returns how many it has sent. It never raises PeerError."""
         peer = Peer.of(destination)
         completed, error = 0, ""
         try:
-            wanted = sorted(uids)
+            wanted = sorted(want.uids)
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 keys = {
-                    "StudyInstanceUID": study_uid,
-                    "SeriesInstanceUID": series.series_instance_uid,
+                    "StudyInstanceUID": want.study_uid,
+                    "SeriesInstanceUID": want.series_uid,
                     "SOPInstanceUID": "\\".join(batch),
                 }
-                completed += self._batch(destination, peer, series, keys, frozenset(batch))
+                completed += self._batch(destination, peer, want, keys, frozenset(batch))
         except PeerError as fault:
             error = str(fault)
-            log().warning("cannot fetch", destination=destination.name, series=series.id, error=error)
+            log().warning("cannot fetch", destination=destination.name, study=want.study_id, error=error)
         with self._ledger.begin("fetched") as tx:
             note(
                 tx,
                 "fetched",
-                study_id=series.study_id,
-                series_id=series.id,
+                study_id=want.study_id,
+                series_id=want.series_id,
                 destination=destination.name,
                 by=destination.fetch,
-                asked=len(uids),
+                asked=len(want.uids),
                 sent=completed,
                 error=error,
             )
         return completed
 
     def _batch(
-        self, destination: Destination, peer: Peer, series: Record, keys: dict[str, str], uids: frozenset[str]
+        self, destination: Destination, peer: Peer, want: Wanted, keys: dict[str, str], uids: frozenset[str]
     ) -> int:
-        own = self._settings.aet
-        title = series.called_aet if series.called_aet in own else own[0]
+        title = want.called
         if destination.fetch == "move":
             return move(peer, "IMAGE", keys, title, calling_aet=title).completed
-        with self._ledger.read() as tx:
-            kinds = assembling.kinds(tx, series.id)
         syntaxes = (EXPLICIT_LE, IMPLICIT_VR_LITTLE_ENDIAN)
-        contexts = dict.fromkeys([*kinds, *((sop_class, each) for sop_class, _ in kinds for each in syntaxes)])
+        plain = ((sop_class, each) for sop_class, _ in want.kinds for each in syntaxes)
+        contexts = dict.fromkeys([*want.kinds, *plain])
         taking = _Taking(self._spool, self._ledger.now, peer, title, uids)
         try:
             return get(peer, "IMAGE", keys, contexts, taking.take, calling_aet=title).completed

@@ -12,7 +12,7 @@ from pathlib import Path
 from radnode.dicom.compare import Difference, difference
 from radnode.dicom.headers import read_attributes
 from radnode.dicom.rejection import EXPIRED, KEY_OBJECT_SELECTION, Rejection, read_rejection
-from radnode.domain import assembly
+from radnode.domain import assembly, study_assembly
 from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
 from radnode.domain.study import Instance, Series, Value
@@ -115,7 +115,7 @@ class Filing:
         rows = [each for each in rows if not _is_out(each, out)]
         copies = self._judged(row, rows)
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY, KEPT)
-        read = keywords | assembly.KEYWORDS
+        read = keywords | assembly.KEYWORDS | study_assembly.KEYWORDS
         instances = tuple(self._read(each.newest, row, read) for each in copies.values())
         return Filed(row, copies, Series(instances), keywords) if instances else None
 

@@ -1,14 +1,16 @@
-"""Asks peers what they have of a series that comes in, each in a lane of its own: none of them holds anything up.
+"""Asks peers what they have of a series or a study that comes in, each in a lane of its own: none holds anything up.
 
-What they say is evidence, kept in memory only: a peer that does not answer leaves a series to its quiet time.
+What they say is evidence, kept in memory only: a peer that does not answer leaves what comes in to its quiet time.
 """
 
 from __future__ import annotations
 
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 from radnode import metrics
 from radnode.dicom.peer import Peer
@@ -17,115 +19,165 @@ from radnode.domain.assembly import COUNT, Inventory
 from radnode.domain.errors import PeerError
 from radnode.domain.jobs import backoff
 from radnode.domain.routing import Destination
-from radnode.run.fetching import Fetcher
+from radnode.run.fetching import Fetcher, Wanted
 from radnode.run.lanes import Lane
 from radnode.settings import Settings
 from radnode.state import assembling, intake
 from radnode.state.ledger import Ledger, Record
-from radnode.state.spool import Spool
 from radnode.telemetry import log
 
 _AGAIN, _AGAIN_MOST = 1.0, 30.0
-"""Seconds until a series may be asked for again, doubling."""
+"""Seconds until the same may be asked again, doubling."""
 _FETCH_AGAIN, _FETCH_AGAIN_MOST = 5.0, 300.0
 _REST_MOST = 300.0
 """Seconds that a peer which does not answer is left alone, at most."""
 
+Said = TypeVar("Said")
+
 
 @dataclass
-class _Asked:
-    """What was asked about one series; `at` and the pauses are on the ledger's clock."""
+class _Asked(Generic[Said]):
+    """What was asked about one series or study; the pauses are on the ledger's clock.
+
+    `answers`: peer -> the row's changes when it was asked, and what it has said.
+    """
 
     changes: int = -1
     not_before: float = 0.0
     times: int = 0
     fetch_not_before: float = 0.0
     fetches: int = 0
-    answers: dict[str, tuple[int, Inventory]] = field(default_factory=dict)
+    answers: dict[str, tuple[int, Said]] = field(default_factory=dict)
 
 
-class Inquiry:
-    """Questions, answers, and fetching what is missing. All methods are for core's thread."""
+class Inquiry(ABC, Generic[Said]):
+    """Questions, answers, and fetching what is missing. All methods are for core's thread, but for those of the lanes.
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
-        self._settings, self._ledger = settings, ledger
-        self._fetcher = Fetcher(settings, ledger, spool)
-        self._peers: dict[tuple[str, Peer], _Peer] = {}
-        self._series: dict[int, _Asked] = {}
+    What it is asked about is a row with `id`, `changes`, `calling_aet` and `called_aet`.
+    """
+
+    kind: str
+
+    def __init__(self, settings: Settings, ledger: Ledger, peers: Peers, fetcher: Fetcher) -> None:
+        self.settings, self.ledger = settings, ledger
+        self._peers, self.fetcher = peers, fetcher
+        self._all: dict[int, _Asked[Said]] = {}
         self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def ask(self, row: Record, destinations: Mapping[str, Destination], now: float) -> bool:
-        """Has the peers that may be asked say what they have of a series; False where that has to wait a moment."""
+    def ask(self, row: Any, destinations: Mapping[str, Destination], now: float) -> bool:
+        """Has the peers that may be asked say what they have; False where that has to wait a moment."""
         peers = askable(destinations, row.calling_aet)
         if not peers:
             return True
-        asked = self._series.setdefault(row.id, _Asked())
+        asked = self._all.setdefault(row.id, _Asked())
         if now < asked.not_before:
             return False
         asked.times = asked.times + 1 if asked.changes == row.changes else 1
         asked.changes = row.changes
         asked.not_before = now + backoff(asked.times, first=_AGAIN, cap=_AGAIN_MOST)
-        taken = [self._peer(each).submit(row.id, now, partial(self._answer, each, row)) for each in peers]
+        taken = [self._peers.of(each).submit((self.kind, row.id), now, partial(self._ask, each, row)) for each in peers]
         return any(taken)
 
     def heard(self) -> set[int]:
-        """Series of which something new is known since the last call."""
+        """Of what something new is known since the last call."""
         found = set()
         while not self._heard.empty():
             found.add(self._heard.get())
         return found
 
-    def inventories(self, row: Record) -> tuple[Inventory, ...]:
-        """What peers have said of a series; first that of its sender, if it was asked."""
-        asked = self._series.get(row.id)
-        said = list(asked.answers.values()) if asked else []
-        return tuple(
-            Inventory(each.source, each.count, each.uids, fresh=changes == row.changes) for changes, each in said
-        )
+    def answers(self, row: Any) -> list[tuple[bool, Said]]:
+        """(asked since the last instance came, what was said) of each peer; first its sender, if it was asked."""
+        asked = self._all.get(row.id)
+        return [(changes == row.changes, said) for changes, said in asked.answers.values()] if asked else []
 
-    def fetch(self, row: Record, destinations: Mapping[str, Destination], now: float) -> None:
+    def fetch(self, row: Any, destinations: Mapping[str, Destination], now: float) -> None:
         """Has a peer that allows it send what it has and the node lacks; with growing pauses while that fails."""
-        asked = self._series.get(row.id)
+        asked = self._all.get(row.id)
         if asked is None or now < asked.fetch_not_before:
             return
-        for name, (_, inventory) in asked.answers.items():
+        for name, (_, said) in asked.answers.items():
             destination = destinations.get(name)
-            if destination is not None and destination.fetch != "no" and inventory.uids:
+            if destination is not None and destination.fetch != "no" and self.may_lack(said):
                 asked.fetches += 1
                 asked.fetch_not_before = now + backoff(asked.fetches, first=_FETCH_AGAIN, cap=_FETCH_AGAIN_MOST)
-                fetching = partial(self._fetch, destination, row, inventory.uids)
-                self._peer(destination).submit(("fetch", row.id), now, fetching)
+                fetching = partial(self._fetch, destination, row, said)
+                self._peers.of(destination).submit(("fetch", self.kind, row.id), now, fetching)
                 return
 
-    def forget(self, series_id: int) -> None:
-        self._series.pop(series_id, None)
-
-    def _peer(self, destination: Destination) -> _Peer:
-        key = destination.name, Peer.of(destination)
-        if key not in self._peers:
-            self._peers[key] = _Peer(destination.name, self._ledger.now)
-        return self._peers[key]
+    def forget(self, row_id: int) -> None:
+        self._all.pop(row_id, None)
 
     # ---- in the peers' lanes ------------------------------------------------------------------------------------
 
-    def _answer(self, destination: Destination, row: Record) -> None:
-        with self._ledger.read() as tx:
-            study_uid, here = intake.study_of(tx, row.study_id).study_instance_uid, assembling.uids(tx, row.id)
-        said = inventory(destination, study_uid, row.series_instance_uid, here, self._title(row))
-        asked = self._series.get(row.id)
+    @abstractmethod
+    def look_up(self, destination: Destination, row: Any) -> Said:
+        """Asks one peer. Raises PeerError."""
+
+    @abstractmethod
+    def may_lack(self, said: Said) -> bool:
+        """Whether the peer has named instances that perhaps are not here."""
+
+    @abstractmethod
+    def wanted(self, row: Any, said: Said) -> list[Wanted]:
+        """What of that is not here."""
+
+    def _ask(self, destination: Destination, row: Any) -> None:
+        said = self.look_up(destination, row)
+        asked = self._all.get(row.id)
         if asked is not None:
             asked.answers[destination.name] = (row.changes, said)
             self._heard.put(row.id)
 
-    def _fetch(self, destination: Destination, row: Record, uids: frozenset[str]) -> None:
-        with self._ledger.read() as tx:
-            study_uid, here = intake.study_of(tx, row.study_id).study_instance_uid, assembling.uids(tx, row.id)
-        if uids - here:
-            sent = self._fetcher.fetch(destination, study_uid, row, uids - here)
+    def _fetch(self, destination: Destination, row: Any, said: Said) -> None:
+        for each in self.wanted(row, said):
+            sent = self.fetcher.fetch(destination, each)
             metrics.instances_fetched.labels(destination.name).inc(sent)
 
-    def _title(self, row: Record) -> str:
-        return row.called_aet if row.called_aet in self._settings.aet else self._settings.aet[0]
+    def title(self, row: Any) -> str:
+        return str(row.called_aet) if row.called_aet in self.settings.aet else self.settings.aet[0]
+
+
+class SeriesInquiry(Inquiry[Inventory]):
+    """About a series: its row in the ledger."""
+
+    kind = "series"
+
+    def inventories(self, row: Record) -> tuple[Inventory, ...]:
+        """What peers have said of a series."""
+        return tuple(Inventory(each.source, each.count, each.uids, fresh) for fresh, each in self.answers(row))
+
+    def look_up(self, destination: Destination, row: Record) -> Inventory:
+        study_uid, here = self._here(row)
+        return inventory(destination, study_uid, row.series_instance_uid, here, self.title(row))
+
+    def may_lack(self, said: Inventory) -> bool:
+        return bool(said.uids)
+
+    def wanted(self, row: Record, said: Inventory) -> list[Wanted]:
+        study_uid, here = self._here(row)
+        with self.ledger.read() as tx:
+            kinds = assembling.kinds(tx, row.id)
+        uids = (said.uids or frozenset()) - here
+        title = self.title(row)
+        return [Wanted(row.study_id, row.id, study_uid, row.series_instance_uid, title, kinds, uids)] if uids else []
+
+    def _here(self, row: Record) -> tuple[str, frozenset[str]]:
+        with self.ledger.read() as tx:
+            return intake.study_of(tx, row.study_id).study_instance_uid, assembling.uids(tx, row.id)
+
+
+class Peers:
+    """The lanes of the peers, one each, whoever asks."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._peers: dict[tuple[str, Peer], _Peer] = {}
+
+    def of(self, destination: Destination) -> _Peer:
+        key = destination.name, Peer.of(destination)
+        if key not in self._peers:
+            self._peers[key] = _Peer(destination.name, self._ledger.now)
+        return self._peers[key]
 
 
 class _Peer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, Table, and_, exists, func, select, update
 
 from radnode.domain.assembly import Carrier
 from radnode.state import schema
@@ -36,6 +36,26 @@ def still_open(tx: Connection, ids: Collection[int]) -> Sequence[Row[Any]]:
     """Those of the series that are still receiving."""
     column = schema.series.c
     return tx.execute(select(schema.series).where(column.id.in_(ids), column.state == RECEIVING)).all()
+
+
+def receiving_studies(tx: Connection) -> set[int]:
+    return set(tx.execute(select(schema.study.c.id).where(schema.study.c.state == RECEIVING)).scalars())
+
+
+def whole_studies(tx: Connection, ids: Collection[int]) -> Sequence[Row[Any]]:
+    """Those of the studies that are still receiving, though all their series are complete."""
+    column, series = schema.study.c, schema.series.c
+    open_series = exists().where(series.study_id == column.id, series.state == RECEIVING)
+    wanted = and_(column.id.in_(ids), column.state == RECEIVING, ~open_series)
+    return tx.execute(select(schema.study).where(wanted)).all()
+
+
+def sound(tx: Connection, study_id: int) -> Sequence[Row[Any]]:
+    """The series of a study of which something has come that can be filed, and is not radnode's own."""
+    column = schema.series.c
+    filed = exists().where(_ours(column.id))
+    query = select(schema.series).where(column.study_id == study_id, filed)
+    return tx.execute(query.order_by(column.id)).all()
 
 
 def size(tx: Connection, series_id: int) -> int:
@@ -85,19 +105,26 @@ def carriers(tx: Connection, series_id: int) -> tuple[Carrier, ...]:
     return tuple(Carrier("") if row.how is None else Carrier(*row) for row in rows)
 
 
-def found_missing(tx: Connection, series: Row[Any], missing: int, evidence: str) -> bool:
-    """Notes that a series is incomplete; False where it is known already, or something came since it was read."""
+def found_missing(tx: Connection, series: Row[Any], missing: int, evidence: str) -> None:
+    """Notes that a series is incomplete, unless that is known already, or something came since it was read."""
+    if _lacks(tx, schema.series, series, missing):
+        note(tx, "incomplete", study_id=series.study_id, series_id=series.id, missing=missing, evidence=evidence)
+
+
+def study_found_missing(tx: Connection, study: Row[Any], missing: int, evidence: str) -> None:
+    """The same of a study."""
+    if _lacks(tx, schema.study, study, missing):
+        note(tx, "study incomplete", study_id=study.id, missing=missing, evidence=evidence)
+
+
+def _lacks(tx: Connection, table: Table, row: Row[Any], missing: int) -> bool:
     take_turns(tx, "intake")
-    column = schema.series.c
-    unchanged = and_(column.id == series.id, column.changes == series.changes, column.state == RECEIVING)
-    query = update(schema.series).where(unchanged, column.missing != missing).values(missing=missing)
-    if tx.execute(query).rowcount != 1:
-        return False
-    note(tx, "incomplete", study_id=series.study_id, series_id=series.id, missing=missing, evidence=evidence)
-    return True
+    column = table.c
+    unchanged = and_(column.id == row.id, column.changes == row.changes, column.state == RECEIVING)
+    return tx.execute(update(table).where(unchanged, column.missing != missing).values(missing=missing)).rowcount == 1
 
 
-def _ours(series_id: int) -> Any:
+def _ours(series_id: Any) -> Any:
     """What came from outside and can be filed."""
     column = schema.instance.c
     return and_(column.series_id == series_id, column.flaw == "", column.own.is_(False))

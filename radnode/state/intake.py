@@ -10,14 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, select, update
 
 from radnode.domain.jobs import SeriesState
-from radnode.state import commitments, schema
+from radnode.state import commitments, jobs, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
-from radnode.state.ledger import insert_new, note, take_turns
+from radnode.state.ledger import CHUNK, insert_new, note, take_turns
 
 RECEIVING, COMPLETE, INCOMPLETE = (
     each.value for each in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.INCOMPLETE)
 )
-_CHUNK = 500  # SQLite takes a limited number of variables in one statement
 
 
 def record(
@@ -30,7 +29,7 @@ def record(
     """
     take_turns(tx, "intake")
     arrivals = _unknown(tx, arrivals)
-    own = _own_results(tx, arrivals)
+    own = jobs.made_here(tx, [each.sop_instance_uid for each in arrivals if not each.flaw])
     by_series: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
     for each in arrivals:
@@ -81,22 +80,10 @@ def _unknown(tx: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
     """Those not recorded yet: a receiver that did not hear of its commit hands its batch over again."""
     column = schema.instance.c.path
     known: set[str] = set()
-    for start in range(0, len(arrivals), _CHUNK):
-        paths = [each.path for each in arrivals[start : start + _CHUNK]]
+    for start in range(0, len(arrivals), CHUNK):
+        paths = [each.path for each in arrivals[start : start + CHUNK]]
         known.update(tx.execute(select(column).where(column.in_(paths))).scalars())
     return [each for each in arrivals if each.path not in known]
-
-
-def _own_results(tx: Connection, arrivals: Sequence[Arrival]) -> set[str]:
-    """Which of these are results of this node that come back: they are kept, and start nothing."""
-    uids = [each.sop_instance_uid for each in arrivals if not each.flaw]
-    own: set[str] = set()
-    for start in range(0, len(uids), _CHUNK):
-        some = uids[start : start + _CHUNK]
-        for made in (schema.result.c, schema.substitute.c):
-            here = and_(made.sop_instance_uid.in_(some), made.kind != "original")
-            own.update(tx.execute(select(made.sop_instance_uid).where(here)).scalars())
-    return own
 
 
 def _touch(
@@ -232,8 +219,8 @@ def complete_series(
     if tx.execute(update(schema.series).where(unchanged).values(values)).rowcount != 1:
         return False
     ids = list(instance_ids)
-    for start in range(0, len(ids), _CHUNK):
-        part = schema.instance.c.id.in_(ids[start : start + _CHUNK])
+    for start in range(0, len(ids), CHUNK):
+        part = schema.instance.c.id.in_(ids[start : start + CHUNK])
         tx.execute(update(schema.instance).where(part).values(generation=generation))
     return True
 
@@ -245,26 +232,30 @@ def describe_study(
     tx.execute(update(schema.study).where(schema.study.c.id == study_id).values(values))
 
 
-def complete_study(tx: Connection, study: Row[Any]) -> bool:
-    """Completes a study unless something arrived since `study` was read."""
+def complete_study(tx: Connection, study: Row[Any], missing: int = 0) -> bool:
+    """Completes a study unless something arrived since `study` was read.
+
+    Args:
+        missing: instances known to exist, in series that have not come.
+    """
     take_turns(tx, "intake")
     column = schema.study.c
     unchanged = and_(column.id == study.id, column.changes == study.changes, column.state == RECEIVING)
-    return tx.execute(update(schema.study).where(unchanged).values(state=COMPLETE)).rowcount == 1
+    return tx.execute(update(schema.study).where(unchanged).values(state=COMPLETE, missing=missing)).rowcount == 1
 
 
 def drop_instances(tx: Connection, ids: Sequence[int]) -> None:
     """Forgets copies that are byte for byte what is kept already."""
-    for start in range(0, len(ids), _CHUNK):
-        tx.execute(delete(schema.instance).where(schema.instance.c.id.in_(ids[start : start + _CHUNK])))
+    for start in range(0, len(ids), CHUNK):
+        tx.execute(delete(schema.instance).where(schema.instance.c.id.in_(ids[start : start + CHUNK])))
 
 
 def note_differences(tx: Connection, series: Row[Any], found: Mapping[int, str]) -> None:
     """Keeps what copies differ in (instance id -> what), and says so once for each kind of difference."""
     for differs in sorted(set(found.values())):
         ids = [each for each, what in found.items() if what == differs]
-        for start in range(0, len(ids), _CHUNK):
-            part = schema.instance.c.id.in_(ids[start : start + _CHUNK])
+        for start in range(0, len(ids), CHUNK):
+            part = schema.instance.c.id.in_(ids[start : start + CHUNK])
             tx.execute(update(schema.instance).where(part).values(differs=differs))
         about = {"study_id": series.study_id, "series_id": series.id, "instances": len(ids)}
         note(tx, "differing copy", differs=differs, **about)

@@ -6,7 +6,7 @@ How a worker takes and ends one is in `claims.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select,
 
 from radnode.domain.jobs import JobState, SeriesLabel
 from radnode.state import hours, schema
-from radnode.state.ledger import insert_new, note
+from radnode.state.ledger import CHUNK, insert_new, note
 
 WAITING, RUNNING, DONE = JobState.WAITING.value, JobState.RUNNING.value, JobState.DONE.value
 FAILED, DECLINED, CANCELLED = JobState.FAILED.value, JobState.DECLINED.value, JobState.CANCELLED.value
@@ -243,6 +243,16 @@ def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
     """What the job made, in its order."""
     mine = schema.result.c.job_id == job_id
     return tx.execute(select(schema.result).where(mine).order_by(schema.result.c.position)).all()
+
+
+def made_here(tx: Connection, sop_instance_uids: Collection[str]) -> set[str]:
+    """Which of these are results of this node."""
+    column, uids = schema.result.c, list(sop_instance_uids)
+    found: set[str] = set()
+    for start in range(0, len(uids), CHUNK):
+        named = column.sop_instance_uid.in_(uids[start : start + CHUNK])
+        found.update(tx.execute(select(column.sop_instance_uid).where(named, column.kind != "original")).scalars())
+    return found
 
 
 def make_deliveries(tx: Connection, job: Row[Any]) -> None:

@@ -157,6 +157,10 @@ def take_turns(tx: Connection, what: str) -> None:
         tx.execute(select(func.pg_advisory_xact_lock(_TURNS[what])))
 
 
+CHUNK = 500
+"""SQLite takes a limited number of variables in one statement."""
+
+
 def insert_new(tx: Connection, table: Table) -> Any:
     """An INSERT that leaves rows alone which are there already; `rowcount` tells of one row whether it is new."""
     make = insert_sqlite if tx.dialect.name == "sqlite" else insert_postgresql

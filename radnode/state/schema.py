@@ -65,6 +65,7 @@ study = Table(
     Column("last_received_at", Float, nullable=False),
     Column("accession_number", Text, nullable=False, default="", index=True),
     Column("patient_id", Text, nullable=False, default="", index=True),
+    Column("missing", Integer, nullable=False, default=0),
     Column("headers", JSON, nullable=False, default=dict),
     Column("held", Text, nullable=False, default=""),
     Index("ix_study_state_seen", "state", "seen"),

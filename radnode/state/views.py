@@ -117,7 +117,8 @@ class Views:
             "AccessionNumber": row.accession_number,
             "PatientID": row.patient_id,
             "StudyDescription": row.headers.get("StudyDescription", ""),
-            "state": "attention" if row.held else _study_state(row.state, series, jobs, deliveries, bool(waiting)),
+            "state": "attention" if row.held else _study_state(row, series, jobs, deliveries, bool(waiting)),
+            "missing": row.missing,
             "held": row.held,
             "received": self._time(row.first_received_at),
             "last_received": self._time(row.last_received_at),
@@ -295,7 +296,7 @@ def _series_state(row: Row[Any]) -> str:
 
 
 def _study_state(
-    state: str, series: Sequence[Row[Any]], jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool
+    study: Row[Any], series: Sequence[Row[Any]], jobs: Sequence[Row[Any]], deliveries: Sequence[Row[Any]], waiting: bool
 ) -> str:
     """`receiving`, `incomplete` where instances are known to be missing, `complete` while work or a wait is under
     way, then `done`; `attention` where a person can act."""
@@ -303,10 +304,10 @@ def _study_state(
         each.state in _ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
-    if any(each.missing for each in series):
+    if study.missing or any(each.missing for each in series):
         return SeriesState.INCOMPLETE.value
-    if state == "receiving":
-        return state
+    if study.state == "receiving":
+        return str(study.state)
     under_way = (
         waiting
         or any(each.state in _LIVE_JOBS for each in jobs)
@@ -322,4 +323,4 @@ def _needs_attention() -> Any:
     failed = exists().where(mine, bad, job.superseded_by == "")
     parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
     lacking = exists().where(schema.series.c.study_id == schema.study.c.id, schema.series.c.missing > 0)
-    return or_(schema.study.c.held != "", failed, parked, lacking)
+    return or_(schema.study.c.held != "", schema.study.c.missing > 0, failed, parked, lacking)

@@ -21,7 +21,7 @@ class Complete:
         series: for how long nothing new may have come until a series counts as complete.
         study: the same for a study.
         released: after which what a sender has released counts as the whole series; None: never.
-        give_up: after which a series is taken as it is, though instances are known to be missing.
+        give_up: after which a series or a study is taken as it is, though instances are known to be missing.
         said: the keys that were given there; the others are those of the place above.
     """
 
@@ -41,6 +41,10 @@ class Complete:
     def times(self) -> Times:
         """Those of a series."""
         return Times(self.series, self.released, self.give_up)
+
+    @property
+    def study_times(self) -> Times:
+        return Times(self.study, give_up=self.give_up)
 
 
 def read_complete(reader: Reader, node: yaml.Node | None, otherwise: Complete) -> Complete:

@@ -92,6 +92,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("last_received_at", sa.Float(), nullable=False),
         sa.Column("accession_number", sa.Text(), nullable=False),
         sa.Column("patient_id", sa.Text(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
         sa.Column("held", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
