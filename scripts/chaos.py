@@ -35,7 +35,8 @@ rules:
   - {{name: results, app: test, send_to: [results], when: {{Modality: CT}}}}
   - {{name: copies, level: study, send_to: [copies], when: {{Modality: CT}}}}
 """
-DISK_MIB = 256
+DISK_MIB, DISK_MIB_A_MINUTE = 128, 64
+"""What the node keeps grows with the time; the disk is to be full only when it is filled."""
 SETTLE = 300.0
 SHOWN = 50
 
@@ -61,7 +62,7 @@ def run(folder: Path, given: argparse.Namespace) -> list[str]:
         results, copies = (Sink(name.upper(), folder / name) for name in ("results", "copies"))
         stack.callback(results.kill)
         stack.callback(copies.kill)
-        clock, disk = Clock(folder / "clock"), _disk(stack, folder / "disk")
+        clock, disk = Clock(folder / "clock"), _disk(stack, folder / "disk", int(DISK_MIB + DISK_MIB_A_MINUTE * given.minutes))
         env = dict(clock.env)
         if given.postgres:
             server = Postgres()
@@ -80,9 +81,9 @@ def run(folder: Path, given: argparse.Namespace) -> list[str]:
         return faults
 
 
-def _disk(stack: ExitStack, folder: Path) -> SmallDisk | None:
+def _disk(stack: ExitStack, folder: Path, mib: int) -> SmallDisk | None:
     try:
-        return stack.enter_context(small_disk(folder, DISK_MIB))
+        return stack.enter_context(small_disk(folder, mib))
     except PermissionError as fault:
         print(f"the disk is never filled: {fault}")
         return None
@@ -90,14 +91,13 @@ def _disk(stack: ExitStack, folder: Path) -> SmallDisk | None:
 
 def _strike(killer: Killer, senders: Senders, given: argparse.Namespace) -> None:
     senders.start()
-    try:
-        deadline = time.monotonic() + 60 * given.minutes
-        while time.monotonic() < deadline:
-            time.sleep(killer.random.expovariate(1 / given.pause))
-            killer.strike()
-    finally:
-        killer.rest()
-        senders.stop()
+    deadline = time.monotonic() + 60 * given.minutes
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(killer.random.expovariate(1 / given.pause))
+        killer.strike()
+        print(f"{left / 60:.1f} minutes left, {killer.kills} kills, {len(senders.studies)} studies", file=sys.stderr)
+    killer.rest()
+    senders.stop()
 
 
 def settle(node: Node) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ class Killer:
             self._over.wait(seconds)
             undo()
 
-        self._later.append(threading.Thread(target=wait))
+        self._later.append(threading.Thread(target=wait, daemon=True))
         self._later[-1].start()
 
     # ---- kills ---------------------------------------------------------------------------------------------------

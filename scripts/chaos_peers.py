@@ -97,7 +97,7 @@ class Senders:
         self._peer, self._folder = peer, folder
         self._lock = threading.Lock()
         self._template = dcmread(head_ct(folder / "template", slices=1, size=48)[0])
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(count)]
+        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(count)]
 
     def start(self) -> None:
         for each in self._threads:
