@@ -62,7 +62,8 @@ def run(folder: Path, given: argparse.Namespace) -> list[str]:
         results, copies = (Sink(name.upper(), folder / name) for name in ("results", "copies"))
         stack.callback(results.kill)
         stack.callback(copies.kill)
-        clock, disk = Clock(folder / "clock"), _disk(stack, folder / "disk", int(DISK_MIB + DISK_MIB_A_MINUTE * given.minutes))
+        mib = int(DISK_MIB + DISK_MIB_A_MINUTE * given.minutes)
+        clock, disk = Clock(folder / "clock"), _disk(stack, folder / "disk", mib)
         env = dict(clock.env)
         if given.postgres:
             server = Postgres()
