@@ -1,4 +1,7 @@
-"""Seconds and peak memory of the apps that come with radnode, by stage, on phantoms. `inference` is the stand-in's."""
+"""Seconds and peak memory of the apps that come with radnode, by stage, on phantoms. `inference` is the stand-in's.
+
+glioma is run once, on four series as large as a patient's; its peak is that of all of them in one process.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from pathlib import Path
 from radnode import models
 from radnode.run.apps import find
 from radnode.run.local import run_local
-from radnode.testing import head_ct
+from radnode.testing import brain_mr, head_ct
 
 ROOT = Path(__file__).parent.parent
+POSES = {"t1": (3, -4, 5, 4, -3, 6), "flair": (6, 2, -3, -2, 4, -3), "t2": (-4, 3, 2, 3, 2, 5)}
+INPUTS = {"flair": "*FLAIR", "t1": "AX T1", "t1ce": "*POST", "t2": "*TSE"}
 
 
 def main() -> None:
@@ -28,6 +33,9 @@ def main() -> None:
             for _ in range(given.runs):
                 (ran,) = run_local(catalog.get(app), folder / "ct", {}, folder / "out")
             report(app, dict(ran.seconds), sum(each.seconds for each in models.usage()))
+        brain_mr(folder / "mr", poses=POSES, size=256, slices=26, spacing=5.5)
+        (ran,) = run_local(catalog.get("glioma"), folder / "mr", {}, folder / "out", level="study", inputs=INPUTS)
+        report("glioma", dict(ran.seconds), sum(each.seconds for each in models.usage()))
 
 
 def report(app: str, seconds: dict[str, float], inference: float) -> None:
