@@ -113,6 +113,27 @@ def test_the_document_has_every_key_of_the_json(node: Node, sink: SinkPacs, tmp_
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_shadow_job_is_compared_with_the_live_one_of_the_same_images(
+    node: Node, sink: SinkPacs, tmp_path: Path, seed: int
+) -> None:
+    live = "{name: live, app: hyperdense, send_to: [a], options: {threshold_hu: 60}}"
+    shadow = "{name: new, app: hyperdense, send_to: [a], options: {threshold_hu: 35}, mode: shadow}"
+    apply(node, destinations(a=sink) + QUICK + f"rules: [{live}, {shadow}]\n")
+    found = settled(node, push(node, small_ct(tmp_path / "study", seed, slices=12)))
+    ids = {each["rule"]: each["id"] for each in found["jobs"]}
+    compared = node.json("job", ids["new"], "--compare", ids["live"])
+    assert [each["rule"] for each in compared["jobs"]] == ["new", "live"]
+    assert compared["same_images"]
+    assert compared["objects"]["sr"] == [1, 1]
+    assert compared["alike"] > 0
+    volumes = [each["values"] for each in compared["differences"] if "olume" in each["what"]]
+    assert volumes
+    assert all(None not in each and each[0] != each[1] for each in volumes)
+    assert all((node.folder / "home" / "spool" / each).is_file() for paths in compared["pictures"] for each in paths)
+    assert "are alike" in node.cli("job", ids["new"], "--compare", ids["live"])
+    assert node.json("job", ids["live"], "--compare", ids["live"])["differences"] == []
+
+
 def test_a_study_is_found_by_accession_number_patient_and_uid(
     node: Node, sink: SinkPacs, tmp_path: Path, seed: int
 ) -> None:

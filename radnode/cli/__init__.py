@@ -74,11 +74,18 @@ def jobs(state: OfState = "", of_app: OfApp = "", limit: Limit = 50, as_json: As
 @app.command(rich_help_panel=LOOK)
 def job(
     job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's ID, or its beginning.")],
+    compare: Annotated[
+        str, typer.Option(metavar="ID", help="Another job: what its reports say otherwise, and what both have made.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """One job: its timeline from the first instance to the delivery, its results, and its log."""
-    from radnode.run import look
+    from radnode.run import comparing, look
 
+    if compare:
+        compared = comparing.compare(_settings(), job_id, compare)
+        _show(compared.to_json(), as_json, lambda: comparing.render(compared))
+        return
     found = look.job(_settings(), job_id)
     _show(found, as_json, lambda: look.render_job(found))
 

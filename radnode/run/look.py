@@ -96,7 +96,7 @@ def render_studies(found: Sequence[View], *, detailed: bool) -> RenderableType:
         delivered = sum(delivery["state"] == "delivered" for delivery in each["deliveries"])
         row = (_clock(each["received"]), each["AccessionNumber"], each["StudyDescription"], len(each["series"]), images,
                len(each["jobs"]), f"{delivered}/{len(each['deliveries'])}")  # fmt: skip
-        table.add_row(*map(_text, row), _state(each["state"]))
+        table.add_row(*map(plain, row), _state(each["state"]))
     return table
 
 
@@ -113,7 +113,7 @@ def render_jobs(found: Sequence[View]) -> RenderableType:
             each["AccessionNumber"],
             each["attempt"],
         )
-        table.add_row(*map(_text, row), _job_state(each), _text(_why(each)))
+        table.add_row(*map(plain, row), _job_state(each), plain(_why(each)))
     return table
 
 
@@ -121,22 +121,22 @@ def render_job(found: View) -> RenderableType:
     tree = Tree(
         _line(f"job {found['id']} ", _job_state(found), f"  {found['app'] or 'forward'} {found['app_version']}")
     )
-    tree.add(_text(f"rule {found['rule']}, routing {found['routing_version']}"))
-    tree.add(_text(f"{found['inputs']} instances, attempt {found['attempt']}"))
-    tree.add(_text(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
+    tree.add(plain(f"rule {found['rule']}, routing {found['routing_version']}"))
+    tree.add(plain(f"{found['inputs']} instances, attempt {found['attempt']}"))
+    tree.add(plain(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
     if found["progress"] and found["state"] == "running":
-        tree.add(_text(f"at work: {found['progress']}"))
+        tree.add(plain(f"at work: {found['progress']}"))
     if found["waits_for_hours"]:
-        tree.add(_text(_why(found)))
+        tree.add(plain(_why(found)))
     if found["error"]:
         tree.add(_line("error: ", Text(found["error"], style="red")))
-        tree.add(_text(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
+        tree.add(plain(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
     if found["shadow"]:
-        tree.add(_text(f"shadow: nothing is sent; `radnode promote {found['rule']}` sends what its jobs have made"))
+        tree.add(plain(f"shadow: nothing is sent; `radnode promote {found['rule']}` sends what its jobs have made"))
     if found["results"]:
         branch = tree.add("results")
         for each in found["results"][:10]:
-            branch.add(_text(f"{each['kind']}  {each['SOPInstanceUID']}  {each['path']}"))
+            branch.add(plain(f"{each['kind']}  {each['SOPInstanceUID']}  {each['path']}"))
         if len(found["results"]) > 10:
             branch.add(f"and {len(found['results']) - 10} more")
     _add_deliveries(tree, found["deliveries"])
@@ -144,7 +144,7 @@ def render_job(found: View) -> RenderableType:
     if found["log"]:
         log = tree.add("log")
         for line in found["log"].splitlines():
-            log.add(_text(line))
+            log.add(plain(line))
     return tree
 
 
@@ -154,9 +154,9 @@ def render_apps(found: Sequence[View]) -> RenderableType:
         if each["broken"]:
             tree.add(_line(Text(f"{each['name']} is broken: ", style="red"), each["broken"]))
             continue
-        branch = tree.add(_text(f"{each['name']} {each['version']}: {each['description']}"))
+        branch = tree.add(plain(f"{each['name']} {each['version']}: {each['description']}"))
         for name, schema in each["options"].items():
-            branch.add(_text(f"{name} = {schema.get('default')!r}  {schema.get('description', '')}"))
+            branch.add(plain(f"{name} = {schema.get('default')!r}  {schema.get('description', '')}"))
     return tree
 
 
@@ -164,7 +164,7 @@ def _study_tree(study: View) -> Tree:
     label = f"study {study['StudyInstanceUID']}, accession {study['AccessionNumber'] or '(none)'} "
     tree = Tree(_line(label, _state(study["state"])))
     if study["held"]:
-        tree.add(_text(f"held: {study['held']} -> radnode release {study['StudyInstanceUID']}"))
+        tree.add(plain(f"held: {study['held']} -> radnode release {study['StudyInstanceUID']}"))
     for each in study["series"]:
         description = each["SeriesDescription"] or each["SeriesInstanceUID"]
         branch = tree.add(
@@ -173,14 +173,14 @@ def _study_tree(study: View) -> Tree:
         for line in _verdicts(study["timeline"], each["SeriesInstanceUID"]):
             branch.add(line)
     for each in study["waits"]:
-        tree.add(_text(f"rule {each['rule']} waits for {', '.join(each['missing'])} until {_clock(each['until'])}"))
+        tree.add(plain(f"rule {each['rule']} waits for {', '.join(each['missing'])} until {_clock(each['until'])}"))
     for each in study["jobs"]:
         line = _line(f"job {each['id'][:12]} {each['app'] or 'forward'} by rule {each['rule']} ", _job_state(each))
         branch = tree.add(line)
         if why := _why(each):
-            branch.add(_text(why))
+            branch.add(plain(why))
         for remedy in _remedies(each):
-            branch.add(_text(remedy))
+            branch.add(plain(remedy))
     _add_deliveries(tree, study["deliveries"])
     _add_timeline(tree, study["timeline"])
     return tree
@@ -217,9 +217,9 @@ def _add_deliveries(tree: Tree, deliveries: Sequence[View]) -> None:
         what = f"to {each['destination']}: {each['stored']} of {each['instances']} stored "
         branch = tree.add(_line(what, _state(each["state"])))
         if each["error"]:
-            branch.add(_text(each["error"]))
+            branch.add(plain(each["error"]))
         if each["state"] in ("parked", "expired"):
-            branch.add(_text(f"radnode retry {each['job'][:12]}  sends it again"))
+            branch.add(plain(f"radnode retry {each['job'][:12]}  sends it again"))
 
 
 def _add_timeline(tree: Tree, timeline: Sequence[View]) -> None:
@@ -228,7 +228,7 @@ def _add_timeline(tree: Tree, timeline: Sequence[View]) -> None:
         details = ", ".join(
             f"{key} {value}" for key, value in each.items() if key not in _QUIET and value not in ("", None)
         )
-        branch.add(_text(f"{_clock(each['at'])}  {each['event']}  {details}"))
+        branch.add(plain(f"{_clock(each['at'])}  {each['event']}  {details}"))
 
 
 def _log_tail(path: Path) -> str:
@@ -257,10 +257,10 @@ def _job_state(job: View) -> Text:
     return _state(job["state"]) + Text(" (shadow)", style="magenta") if job["shadow"] else _state(job["state"])
 
 
-def _text(value: Any) -> Text:
+def plain(value: Any) -> Text:
     """A peer's words are text: never markup, and they never control the terminal."""
     return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value)))
 
 
 def _line(*parts: str | Text) -> Text:
-    return Text("").join(each if isinstance(each, Text) else _text(each) for each in parts)
+    return Text("").join(each if isinstance(each, Text) else plain(each) for each in parts)
