@@ -66,7 +66,7 @@ def measure(rules: int, images: int, times: int) -> dict[str, Any]:
         return sum(each.matched for each in evaluate_series(routing, series_of(images), {}))
 
     def say() -> int:
-        return len(json.dumps([each.to_json() for each in evaluate_series(routing, series_of(images), {})]))
+        return len(json.dumps([each.for_timeline() for each in evaluate_series(routing, series_of(images), {})]))
 
     matched, written = decide(), say()
     made, _ = milliseconds(lambda: series_of(images), times)

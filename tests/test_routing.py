@@ -264,6 +264,21 @@ def test_an_evaluation_is_plain_json() -> None:
     assert told["verdicts"][0]["found"] == '"MR"'
 
 
+def test_the_timeline_keeps_a_match_whole_and_of_what_did_not_match_why_and_whether_it_was_near() -> None:
+    rule = "when: {Modality: CT, BodyPartExamined: HEAD}"
+    match = evaluate(rule, {"Modality": "CT", "BodyPartExamined": "HEAD"})
+    assert match.for_timeline() == match.to_json()
+    near = evaluate(rule, {"Modality": "CT"})
+    assert near.for_timeline() == {
+        "rule": "r0", "line": near.rule.line, "matched": False, "reason": near.reason,
+        "failed": 1, "absent": ["BodyPartExamined"],
+    }  # fmt: skip
+    far = evaluate(rule, {"Modality": "absent"}).for_timeline()
+    assert (far["failed"], far["absent"]) == (2, ["BodyPartExamined"])
+    other = evaluate(rule, {"Modality": "CT", "BodyPartExamined": "absent"}).for_timeline()
+    assert (other["failed"], other.get("absent")) == (1, None)
+
+
 def test_what_was_found_is_short_and_cannot_control_a_terminal() -> None:
     many = [{"SeriesDescription": f"\x1b[2J{number}" + "x" * 10_000} for number in range(100)]
     (verdict,) = evaluate("when: {SeriesDescription: HEAD}", *many).verdicts

@@ -133,7 +133,7 @@ class Completion:
                     verdict=whole.verdict.value,
                     evidence=whole.evidence,
                     missing=whole.missing,
-                    rules=[each.to_json() for each in evaluations],
+                    rules=[each.for_timeline() for each in evaluations],
                 )
                 self._inputs.study_complete(tx, row, evaluations, now)
             elif whole.missing:
@@ -193,7 +193,7 @@ class Completion:
             verdict=whole.verdict.value,
             evidence=whole.evidence,
             missing=whole.missing,
-            rules=[each.to_json() for each in evaluations],
+            rules=[each.for_timeline() for each in evaluations],
         )
         return True
 

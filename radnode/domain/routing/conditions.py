@@ -21,6 +21,8 @@ from radnode.domain.study import Series, Value
 Context = Mapping[str, str | Sequence[str]]
 """`CallingAETitle` and `CalledAETitle` of a series: one, or several where it came by several associations."""
 
+ABSENT = "absent"
+"""What is found where there is nothing; a value that says so stands in quotes."""
 _SHOWN = 5
 _SHOWN_LENGTH = 80
 
@@ -148,6 +150,6 @@ def _shown(found: Sequence[tuple[Value, ...]]) -> str:
     texts = ("\\".join(map(text_of, values))[:_SHOWN_LENGTH] for values in found)
     distinct = list(dict.fromkeys("".join(c if c.isprintable() else "�" for c in text) for text in texts))
     if not distinct:
-        return "absent"
+        return ABSENT
     more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
     return ", ".join(f'"{each}"' for each in distinct[:_SHOWN]) + more

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from radnode.domain.routing.conditions import Context, Facts, Verdict, contradicts, judge, judge_study
+from radnode.domain.routing.conditions import ABSENT, Context, Facts, Verdict, contradicts, judge, judge_study
 from radnode.domain.routing.inputs import fill
 from radnode.domain.routing.rules import Routing, Rule
 from radnode.domain.study import Series, Study
@@ -80,8 +80,29 @@ class Evaluation:
         """Whether every input is there, the optional ones too."""
         return self.matched and len(self.inputs) == len(self.rule.inputs)
 
+    def for_timeline(self) -> dict[str, Any]:
+        """All of a rule that matched; of one that did not, what explains it: a thousand rules have to be kept.
+
+        `failed` counts the conditions that did not hold, `absent` names those whose attribute is absent.
+        """
+        if self.matched:
+            return self.to_json()
+        failed = {(each.line, each.keyword, each.wanted, each.input): each for each in self.verdicts if not each.holds}
+        said = {
+            "absent": list(dict.fromkeys(each.keyword for each in failed.values() if each.found == ABSENT)),
+            "missing": list(self.missing),
+        }
+        return {
+            "rule": self.rule.name,
+            "line": self.rule.line,
+            "matched": False,
+            "reason": self.reason,
+            "failed": len(failed),
+            **{key: each for key, each in said.items() if each},
+        }
+
     def to_json(self) -> dict[str, Any]:
-        """For the timeline: plain values only."""
+        """Plain values only."""
         return {
             "rule": self.rule.name,
             "line": self.rule.line,
