@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from radnode.testing.brain import brain_mr
+from radnode.testing.chest import chest_ct
 from radnode.testing.phantom import head_ct
 
 if TYPE_CHECKING:
     from radnode.run.local import LocalRun, run_local
     from radnode.testing.sink import SinkPacs
 
-__all__ = ["LocalRun", "SinkPacs", "brain_mr", "head_ct", "run_local"]
+__all__ = ["LocalRun", "SinkPacs", "brain_mr", "chest_ct", "head_ct", "run_local"]
 
 _HOME_OF = {"SinkPacs": "radnode.testing.sink", "LocalRun": "radnode.run.local", "run_local": "radnode.run.local"}
 
