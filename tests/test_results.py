@@ -106,6 +106,15 @@ def test_dates_are_those_of_the_job_and_the_equipment_is_named(tmp_path: Path) -
         assert processing.ContributionDateTime == "20260301221005+0100"
 
 
+@pytest.mark.parametrize("named", ["", "东软医疗"])
+def test_a_source_whose_maker_is_not_known_has_valid_results(tmp_path: Path, named: str) -> None:
+    series = phantom(tmp_path, Manufacturer=named, charset="utf8")
+    paths = written(tmp_path / "out", every_kind(series), series)
+    acquired = [pydicom.dcmread(path).ContributingEquipmentSequence[0].Manufacturer for path in paths]
+    assert acquired == ["unknown"] * IN_ALL
+    assert [dciodvfy(path) for path in paths] == [[]] * IN_ALL
+
+
 def test_captures_on_slices_have_the_slices_geometry_and_name_their_source(tmp_path: Path) -> None:
     series = phantom(tmp_path, tilt=15.0)
     _, overlay, *_ = every_kind(series)

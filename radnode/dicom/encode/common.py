@@ -194,7 +194,7 @@ class Context:
 
     def _acquisition(self) -> Dataset:
         item = _equipment("109101", "Acquisition Equipment")
-        item.Manufacturer = ""
+        item.Manufacturer = "unknown"  # Type 1 here (PS3.3 C.12.1), while a source may leave it empty
         for keyword in _EQUIPMENT:
             text = clean(self.source.first.text(keyword), 16 if keyword == "StationName" else 64)
             if text and text.isascii():
