@@ -99,6 +99,20 @@ def test_an_mr_exam_with_pauses(cook: Any) -> None:
     assert judge.inputs(job) == {"flair": {"1"}, "t1ce": {"2"}}
 
 
+def test_a_brain_tumor(cook: Any) -> None:
+    judge = cook("Brain tumour, four contrasts")
+    mr = {"Modality": "MR", "StudyDescription": "MR BRAIN", "Rows": 256, "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    judge.receives("1", SeriesDescription="AX T2 FLAIR", **mr)
+    judge.receives("2", SeriesDescription="AX T1", **mr)
+    judge.receives("3", SeriesDescription="AX T1", ContrastBolusAgent="Gadobutrol", **mr)
+    judge.receives("4", SeriesDescription="AX T2 TSE", **mr)
+    judge.receives("5", SeriesDescription="AX DWI", **mr)
+    judge.study_quiet()
+    (job,) = judge.jobs()
+    assert job["app"] == "glioma"
+    assert judge.inputs(job) == {"flair": {"1"}, "t1": {"2"}, "t1ce": {"3"}, "t2": {"4"}}
+
+
 def test_a_pacs_that_opens_an_association_per_image(cook: Any) -> None:
     judge = cook("A PACS that opens an association per image")
     judge.receives("1", calling_aet="OLDPACS", Modality="CT")
@@ -184,7 +198,7 @@ def test_qa_of_what_matched_nothing(cook: Any) -> None:
     assert taken(judge) == {"head-ct": {"1"}, "not-taken": {"2", "3"}}
 
 
-def test_there_are_twelve_recipes_and_each_is_tried() -> None:
+def test_there_are_thirteen_recipes_and_each_is_tried() -> None:
     source = Path(__file__).read_text()
-    assert len(RECIPES) == 12
+    assert len(RECIPES) == 13
     assert {title for title in RECIPES if f'cook("{title}")' in source} == set(RECIPES)
