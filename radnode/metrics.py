@@ -71,6 +71,9 @@ notifications = Counter("radnode_notifications_total", "Attempts to notify, by o
 commitments = _gauge("radnode_commitments", "Storage Commitment transactions now, by state.", ("state",))
 commitment_reports = Counter("radnode_commitment_reports_total", "Attempts to report, by outcome.", ("outcome",))
 
+purged_instances = Counter("radnode_purged_instances_total", "Instances whose files retention removed.")
+purged_bytes = Counter("radnode_purged_bytes_total", "Bytes that retention removed, results included.")
+oldest_kept = _gauge("radnode_oldest_kept_seconds", "Since when nothing came of the oldest study whose files are kept.")
 spool_free_bytes = _gauge("radnode_spool_free_bytes", "Free space where the spool lies.")
 part_restarts = Counter("radnode_part_restarts_total", "Parts the supervisor had to start again.", ("part",))
 parts = _gauge("radnode_parts", "Living processes of a part.", ("part",))

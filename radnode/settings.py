@@ -21,6 +21,11 @@ from radnode.domain.errors import SettingsError
 _CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+Duration = float
+"""Seconds."""
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
 def _setting(default: str, doc: str, *, secret: bool = False) -> Any:
     return field(metadata={"default": default, "doc": doc, "secret": secret})
 
@@ -52,6 +57,12 @@ class Settings:
     )
     durability: str = _setting(
         "fsync", "`fsync`: an instance is on the disk before it is acknowledged; `flush`: in the system's cache."
+    )
+    keep: Duration = _setting(
+        "0", "How long the files of a finished study are kept: `30d`, `12h`, `8w`; 0: for ever. See docs/retention.md."
+    )
+    keep_free: int = _setting(
+        "0", "GiB that are to stay free: below that the oldest finished studies' files go earlier; 0: off."
     )
     max_pdu: int = _setting("1048576", "Largest PDU the receiver offers to take, in bytes.")
     max_associations: int = _setting("128", "Associations open at once, over all receivers.")
@@ -148,6 +159,8 @@ def environment(settings: Settings) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, float):
+        return f"{value}s"
     return " ".join(f"{name}={each}" for name, each in value.items()) if isinstance(value, dict) else str(value)
 
 
@@ -224,6 +237,14 @@ def _models(text: str) -> dict[str, str]:
     return models
 
 
+def seconds(text: str) -> Duration:
+    """Of `30s`, `15m`, `12h`, `30d`, `8w`, or `0`. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if found is None and text != "0":
+        raise ValueError("no duration")
+    return float(found[1]) * _UNITS[found[2]] if found else 0.0
+
+
 def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
@@ -235,6 +256,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
     "bool": _truth,
+    "Duration": seconds,
     "tuple[str, ...]": _titles,
     "dict[str, str]": _models,
 }
@@ -261,8 +283,9 @@ def _checked(settings: Settings) -> Settings:
     ):
         if getattr(settings, name) not in allowed:
             refuse(name, f"must be one of {', '.join(allowed)}")
-    if settings.max_associations_per_peer < 0:
-        refuse("max_associations_per_peer", "must be at least 0")
+    for name in ("max_associations_per_peer", "keep_free"):
+        if getattr(settings, name) < 0:
+            refuse(name, "must be at least 0")
     for name, needed in (("tls_port", "tls_cert"), ("tls_port", "tls_key"), ("tls_match_aet", "tls_ca")):
         if getattr(settings, name) and not getattr(settings, needed):
             refuse(name, f"needs {variable(needed)}")

@@ -73,7 +73,8 @@ class Desk:
         """All that is open has been quiet for long enough."""
         late = self.ledger.now() + 1e6
         with self.ledger.read() as tx:
-            series = assembling.stirred(tx, 0.0, late)
+            stirred = {row.id for row in assembling.stirred(tx, 0.0, late)}
+            series = assembling.still_open(tx, stirred)
         for row in series:
             self.completion.judge_series(row, self.routing, Situation(late - row.seen))
         with self.ledger.read() as tx:

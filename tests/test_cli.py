@@ -40,7 +40,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 DOCUMENT = (REPO / "docs" / "cli.md").read_text(encoding="utf-8")
 STUDY_KEYS = {
     "id", "StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDescription", "state", "received",
-    "last_received", "held", "missing", "series", "jobs", "waits", "deliveries", "timeline",
+    "last_received", "held", "purged", "missing", "series", "jobs", "waits", "deliveries",
+    "timeline",
 }  # fmt: skip
 WIRING = "rules: [{name: wiring, app: test, send_to: [a]}]\n"
 _seeds = count(9000)

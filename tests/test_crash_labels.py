@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -126,8 +128,10 @@ class Stage:
         self.assert_tidy()
 
     def assert_kept(self, files: list[Path]) -> None:
-        kept = {data_set_digest(each) for each in self.spool("instances/**/*.dcm")}
-        assert {data_set_digest(each) for each in files} <= kept
+        assert {data_set_digest(each) for each in files} <= self.digests()
+
+    def digests(self) -> set[str]:
+        return {data_set_digest(each) for each in self.spool("instances/**/*.dcm")}
 
     def assert_tidy(self) -> None:
         until(lambda: not self.spool("instances/**/*.part") + self.spool("work/*"), "nothing is left lying about")
@@ -332,6 +336,29 @@ def commanded(stage: Stage, label: str) -> None:
     until(lambda: job_in(stage.node, uid, "failed")["attempt"] == job["attempt"] + (label == "act"), "it is as told")
 
 
+def purged(stage: Stage, label: str) -> None:
+    """A person purges a study, and that dies; what is left of it is finished. Then the study is pushed again."""
+    files = stage.push("WHOLE" if label == "purge result" else "NOBODY")
+    uid = study_uid(files)
+    settled(stage.node, uid)
+    while stage.armed() and label != "bring back":
+        _typed(stage, "purge", uid)
+    _typed(stage, "purge", uid)
+    assert not {data_set_digest(each) for each in files} & stage.digests()
+    stage.assert_tidy()
+    if label == "bring back":
+        stage.push("NOBODY", files)
+        stage.hit(label)
+        settled(stage.node, uid)
+        stage.assert_kept(files)
+
+
+def _typed(stage: Stage, *words: str) -> None:
+    """A command that may die, or find that another has done its work."""
+    command = [sys.executable, "-m", "radnode.cli", *words]
+    subprocess.run(command, cwd=stage.node.folder, env=stage.node.env, capture_output=True, check=False)
+
+
 def rerouted(stage: Stage, label: str) -> None:
     """routing.yaml is edited."""
     text = stage.node.routing.read_text()
@@ -417,6 +444,8 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     "give back": forgotten,
     "complete empty series": empty,
     **dict.fromkeys(("pause", "resume", "act"), commanded),
+    **dict.fromkeys(("remember fingerprints", "mark purged", "purge file", "purge result", "purged"), purged),
+    "bring back": purged,
     **dict.fromkeys(("remember routing", "wake commitments"), rerouted),
     **dict.fromkeys(("record commitment", "commitments flushed", "claim commitment"), committed),
     **dict.fromkeys(("commitment told", "settle commitment"), committed),

@@ -1,4 +1,4 @@
-"""The commands that are the node, or a part of it, and the one that looks for mistakes before it starts."""
+"""The commands that are the node, or a part of it, that look for mistakes before it starts, and look after its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from radnode.cli.common import NODE, AsJson, app, complain, load_settings, out, print_json
+from radnode.cli.common import NODE, AsJson, DryRun, app, complain, load_settings, out, print_json
 from radnode.domain.errors import NewerLedgerError, RoutingError, SettingsError
 from radnode.run import EXIT_CONFIG
 from radnode.settings import Settings
@@ -97,3 +97,25 @@ def backup(
     from radnode.run import act
 
     out.print(act.backup(load_settings(), target), markup=False)
+
+
+@app.command(rich_help_panel=NODE)
+def purge(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(help="Accession numbers, Patient IDs or Study Instance UIDs; without: by age and free space."),
+    ] = None,
+    older_than: Annotated[str, typer.Option(help="Instead of RADNODE_KEEP: 12h, 30d, 8w.")] = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Removes the files of finished studies; what became of them stays in the ledger."""
+    from radnode.run import retention
+
+    found = retention.purge(load_settings(), wanted or (), older_than, dry_run=dry_run)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        out.print(retention.render(found, dry_run=dry_run))
+    if not found.purged:
+        raise typer.Exit(1)

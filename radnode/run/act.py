@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from pathlib import Path
 from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
 from radnode.run.look import ledger_of
-from radnode.settings import Settings
+from radnode.settings import Settings, seconds
 from radnode.state import deliveries, generations, holds, intake, jobs, pauses, views
-from radnode.state.ledger import Transaction
+from radnode.state.ledger import Transaction, take_turns
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _RETRYABLE_JOBS = ("failed", "cancelled", "held")
 _ENDED = ("done", "declined", "failed", "cancelled")
 _RETRYABLE_DELIVERIES = ("parked", "held", "expired", "waiting")
@@ -45,10 +43,10 @@ class Filter:
         """Seconds since the epoch. Raises RadnodeError for a duration that is none."""
         if not self.since:
             return None
-        found = re.fullmatch(r"(\d+)([smhdw])", self.since.strip())
-        if found is None:
-            raise RadnodeError(f"--since {self.since!r} is no duration", remedy="write 30m, 12h, 7d or 2w")
-        return time.time() - int(found[1]) * _UNITS[found[2]]
+        try:
+            return time.time() - seconds(self.since.strip())
+        except ValueError:
+            raise RadnodeError(f"--since {self.since!r} is no duration", remedy="write 30m, 12h, 7d or 2w") from None
 
 
 def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
@@ -56,6 +54,7 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     chosen.checked()
 
     def act(tx: Transaction) -> list[str]:
+        _refuse_purged(tx, chosen, "push the study again")
         done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, generations.again, dry_run)
         return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
 
@@ -66,7 +65,12 @@ def resend(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list
     """Sends the kept results again, also what was delivered: the same objects, byte for byte."""
     chosen.checked()
     finished = ("delivered", *_RETRYABLE_DELIVERIES)
-    return _acting(settings, lambda tx: _deliveries(tx, chosen, finished, deliveries.resend, dry_run))
+
+    def act(tx: Transaction) -> list[str]:
+        _refuse_purged(tx, chosen, "push the study again, then `radnode rerun` it")
+        return _deliveries(tx, chosen, finished, deliveries.resend, dry_run)
+
+    return _acting(settings, act)
 
 
 def rerun(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
@@ -74,13 +78,17 @@ def rerun(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     chosen.checked()
     catalog = app_finder.find(settings.apps)
 
-    def act(tx: Transaction, job_id: str, who: str) -> bool:
+    def again(tx: Transaction, job_id: str, who: str) -> bool:
         app = jobs.get(tx, job_id).app
         if app and (fault := catalog.broken(app)) is not None:
             raise RadnodeError(f"app {app} cannot run: {fault}", remedy="`radnode apps` lists those that can")
         return bool(app) and bool(generations.rerun(tx, job_id, who, catalog.version(app)))
 
-    return _acting(settings, lambda tx: _jobs(tx, chosen, _ENDED, act, dry_run))
+    def act(tx: Transaction) -> list[str]:
+        _refuse_purged(tx, chosen, "push the study again", images=True)
+        return _jobs(tx, chosen, _ENDED, again, dry_run)
+
+    return _acting(settings, act)
 
 
 def release(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
@@ -155,7 +163,17 @@ def _kind(settings: Settings, tx: Transaction, name: str) -> str:
 
 def _acting(settings: Settings, act: Callable[[Transaction], list[str]]) -> list[str]:
     with ledger_of(settings) as ledger, ledger.begin("act") as tx:
+        for each in ("intake", "jobs"):  # nothing is purged meanwhile
+            take_turns(tx, each)
         return act(tx)
+
+
+def _refuse_purged(tx: Transaction, chosen: Filter, remedy: str, *, images: bool = False) -> None:
+    """Raises RadnodeError where a job that was named has lost what it takes; filters pass by those that have."""
+    gone = views.purged_jobs(tx, chosen.ids, images=images) if chosen.ids else []
+    if gone:
+        what = "the images it takes" if images else "what it made, or the images it takes,"
+        raise RadnodeError(f"job {gone[0][:12]}: {what} were purged (RADNODE_KEEP)", remedy=remedy)
 
 
 def _jobs(

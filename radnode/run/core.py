@@ -25,9 +25,11 @@ from radnode.run.commitment import Gate
 from radnode.run.completion import Completion
 from radnode.run.fetching import Fetcher
 from radnode.run.inquiry import Peers, SeriesInquiry
+from radnode.run.lanes import Lane
 from radnode.run.lifeline import StopSignal
 from radnode.run.receiver import receiver_alive
 from radnode.run.reload import RoutingFile
+from radnode.run.retention import Retention
 from radnode.run.study_inquiry import StudyInquiry
 from radnode.run.study_watch import StudyWatch
 from radnode.settings import Settings
@@ -46,6 +48,7 @@ _GAUGES_EVERY = 5.0
 _ROUTING_EVERY = 0.5
 _COMMITMENTS_EVERY = 0.2
 _WAITS_EVERY = 0.5
+_PURGE_EVERY = 60.0
 _FAULT_PAUSE = 1.0
 
 
@@ -75,6 +78,8 @@ class Core:
         self.assembling = Assembling(
             settings, self.ledger, self.barrier, self.completion, SeriesInquiry(*asking), studies
         )
+        self.retention = Retention(settings, self.ledger, self.spool)
+        self.purging = Lane("purge")
         self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
         self._timers: dict[str, float] = {}
 
@@ -159,10 +164,11 @@ class Core:
         self._every("commitments", _COMMITMENTS_EVERY, self.commitments.advance)
         self._every("waits", _WAITS_EVERY, lambda: self.completion.end_waits(self.routing_file.routing))
         self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
+        self._every("purge", _PURGE_EVERY, lambda: self.purging.submit("purge", self.retention.round))
         self._every("gauges", _GAUGES_EVERY, self._gauges)
         return receiving
 
-    def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+    def _every(self, name: str, seconds: float, action: Callable[[], object]) -> None:
         now = time.monotonic()
         if now >= self._timers.get(name, 0.0):
             action()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radnode.dicom.compare import Difference, difference
+from radnode.dicom.compare import Difference, difference, fingerprint
 from radnode.dicom.headers import read_attributes
 from radnode.dicom.rejection import EXPIRED, KEY_OBJECT_SELECTION, Rejection, read_rejection
 from radnode.domain import assembly, study_assembly
@@ -17,7 +17,7 @@ from radnode.domain.errors import NotDicomError
 from radnode.domain.routing import Routing
 from radnode.domain.study import Instance, Series, Value
 from radnode.settings import Settings
-from radnode.state import intake, rejections
+from radnode.state import intake, purges, rejections
 from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
@@ -34,6 +34,7 @@ KEPT = (
 _MOST_KEPT = 16
 _LONGEST_KEPT = 256
 _PIECE = 1 << 20
+_AT_ONCE = 500
 
 Kept = dict[str, list[list[Value]]]
 """Attribute -> the different values it takes in a series; an empty list where it is absent."""
@@ -61,7 +62,7 @@ class Copies:
                 return Copies(row, row, self.content + 1, self.identity)
             case Difference.IDENTITY.value:
                 return Copies(row, row, self.content, self.identity + 1)
-        return replace(self, newest=row)
+        return replace(self, newest=row, original=row if self.original.purged else self.original)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Filing:
         with self._ledger.read() as tx:
             rows = intake.instances_of(tx, row.id)
             out = rejections.rejected(tx, row.study_id, EXPIRED)
-        rows = [each for each in rows if not _is_out(each, out)]
+        rows = [each for each in self._brought_back(row, rows) if not _is_out(each, out)]
         copies = self._judged(row, rows)
         keywords = routing.keywords.union(OF_STUDY, OF_SERIES, _IDENTITY, KEPT)
         read = keywords | assembly.KEYWORDS | study_assembly.KEYWORDS
@@ -150,8 +151,26 @@ class Filing:
         }
         return Instance(path, {**attributes, **known})
 
+    def _brought_back(self, series: Record, rows: Sequence[Record]) -> Sequence[Record]:
+        """What retention took and now came again, byte for byte, is what it was."""
+        newest: dict[str, Record] = {}
+        pairs = []
+        for row in rows:
+            before = newest.get(row.sop_instance_uid)
+            if before is not None and before.purged and not row.purged and not row.differs:
+                with suppress(NotDicomError):
+                    if fingerprint(self._settings.spool / row.path) == before.fingerprint:
+                        pairs.append((before, row))
+            newest[row.sop_instance_uid] = row
+        for start in range(0, len(pairs), _AT_ONCE):
+            with self._ledger.begin("bring back") as tx:
+                purges.bring_back(tx, pairs[start : start + _AT_ONCE])
+        with self._ledger.read() as tx:
+            return intake.instances_of(tx, series.id) if pairs else rows
+
     def _judged(self, series: Record, rows: Sequence[Record]) -> dict[str, Copies]:
-        """The copies of each SOP instance; one that is byte for byte the newest known is dropped with its file."""
+        """The copies of each SOP instance whose newest is here; one that is byte for byte the newest known is dropped
+        with its file."""
         copies: dict[str, Copies] = {}
         dropped: list[Record] = []
         found: dict[int, str] = {}  # differing copies not judged before
@@ -159,6 +178,8 @@ class Filing:
             known = copies.get(row.sop_instance_uid)
             if known is None:
                 copies[row.sop_instance_uid] = Copies(row, row)
+            elif row.purged:
+                copies[row.sop_instance_uid] = known.and_then(row, row.differs)
             elif not row.differs and self._same(known.newest, row):
                 dropped.append(row)
             else:
@@ -167,7 +188,8 @@ class Filing:
                     found[row.id] = differs
                 copies[row.sop_instance_uid] = known.and_then(row, differs)
         self._settle(series, dropped, found)
-        return dict(sorted(copies.items(), key=lambda each: int(each[1].newest.id)))
+        here = {uid: each for uid, each in copies.items() if not each.newest.purged}
+        return dict(sorted(here.items(), key=lambda each: int(each[1].newest.id)))
 
     def _settle(self, series: Record, dropped: Sequence[Record], found: Mapping[int, str]) -> None:
         if not dropped and not found:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from radnode import metrics
 from radnode.run.apps import Catalog
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, intake, jobs
+from radnode.state import claims, commitments, deliveries, intake, jobs, purges
 from radnode.state.ledger import Ledger
 from radnode.state.presence import present
 
@@ -25,7 +25,7 @@ def show(settings: Settings, ledger: Ledger, catalog: Catalog, destinations: Col
     with ledger.read() as tx:
         states, oldest, running = jobs.states(tx), claims.oldest_waiting(tx), claims.running(tx)
         moving, still_open = deliveries.states(tx), intake.counts(tx)
-        promised = commitments.states(tx)
+        promised, first_kept = commitments.states(tx), purges.first_kept(tx)
     for state in ("waiting", "running", "failed", "held"):
         metrics.jobs.labels(state).set(states.get(state, 0))
     metrics.oldest_waiting_job.set(0 if oldest is None else max(now - oldest, 0))
@@ -34,6 +34,7 @@ def show(settings: Settings, ledger: Ledger, catalog: Catalog, destinations: Col
     metrics.series_incomplete.set(still_open["series_incomplete"])
     for state in ("received", "waiting", "sending", "parked"):
         metrics.commitments.labels(state).set(promised.get(state, 0))
+    metrics.oldest_kept.set(0 if first_kept is None else max(now - first_kept, 0))
     metrics.spool_free_bytes.set(shutil.disk_usage(settings.spool).free)
     _show_deliveries(moving, destinations, now)
 

@@ -165,6 +165,8 @@ def _study_tree(study: View) -> Tree:
     tree = Tree(_line(label, _state(study["state"])))
     if study["held"]:
         tree.add(plain(f"held: {study['held']} -> radnode release {study['StudyInstanceUID']}"))
+    if study["purged"]:
+        tree.add(plain(f"its files were removed at {_clock(study['purged'])}: push it again to work on it"))
     for each in study["series"]:
         description = each["SeriesDescription"] or each["SeriesInstanceUID"]
         branch = tree.add(

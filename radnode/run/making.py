@@ -12,7 +12,7 @@ from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successo
 from radnode.domain.routing import Catalog, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
-from radnode.state import generations, intake, jobs
+from radnode.state import generations, intake, jobs, purges
 from radnode.state.ledger import Record, Transaction, note
 
 FORWARD = "original"
@@ -72,8 +72,13 @@ class Making:
         if not match.chosen:
             match.note(tx, "no images to run on")
             return []
+        if gone := purges.lacking(tx, match.study_id, match.series_id):
+            match.note(tx, "images were purged", missing=gone, remedy="push the whole study again")
+            return []
         new = self._frozen(match, match.rule.send_to)
         twin = generations.same_work(tx, new)
+        if twin is not None and twin.purged:
+            twin = purges.revive(tx, twin, new.inputs, () if new.shadow else new.send_to)
         if twin is not None:
             new, state = replace(new, id=twin.id), JobState(twin.state)
             jobs.join(tx, new)
@@ -149,8 +154,6 @@ def _as_forwarded(filed: Filed, ids: Collection[int]) -> Filed:
 
 def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None:
     """A rule without an app: the originals are the results, and are sent as they came."""
-    if not jobs.create(tx, new, state=JobState.DONE.value):
-        return
     rows = [
         jobs.ResultRow(
             each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size
@@ -158,6 +161,9 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
         for filed in chosen
         for each in filed.instances
     ]
+    purges.refill(tx, new.id, rows)
+    if not jobs.create(tx, new, state=JobState.DONE.value):
+        return
     jobs.add_results(tx, new.id, rows)
     jobs.make_deliveries(tx, jobs.get(tx, new.id))
 
@@ -178,12 +184,13 @@ def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:
 
 def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) -> tuple[Step, jobs.NewJob]:
     """What to do after the last job, and the new one as its successor."""
-    results = jobs.results(tx, last.id)
+    results = jobs.kept_results(tx, last.id)
     before = Asked(
         frozenset(generations.inputs_of(tx, last.id)),
         last.work,
         (last.app_version, last.options),
-        None if last.flag else JobState(last.state),  # what was made of rejected images is no result to go on from
+        # what was made of rejected images, and what is purged, is no result to go on from
+        None if last.flag or last.purged else JobState(last.state),
         bool(results),
     )
     now = Asked(frozenset(_images(match.chosen)), new.work, (new.app_version, new.options))

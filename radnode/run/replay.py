@@ -22,7 +22,7 @@ from radnode.run.filing import Kept
 from radnode.run.look import ledger_of
 from radnode.settings import Settings
 from radnode.state import history, jobs
-from radnode.state.ledger import Record, Transaction
+from radnode.state.ledger import Record, Transaction, take_turns
 from radnode.state.views import Views
 
 _SHOWN = 10
@@ -116,10 +116,13 @@ def run_again(settings: Settings, prefix: str) -> str:
         if job.app not in catalog.apps:
             fault = catalog.broken(job.app) or "not installed"
             raise NotFoundError(f"app {job.app!r} cannot run: {fault}", remedy="`radnode apps` lists what is installed")
-        if gone := [each.path for each in rows if not (settings.spool / each.path).exists()]:
-            raise NotFoundError(f"{len(gone)} of {len(rows)} originals are no longer in the spool", remedy="push again")
         new = _again(job, rows, catalog)
         with ledger.begin("replay job") as tx:
+            take_turns(tx, "jobs")  # no purge comes between
+            rows = jobs.input_rows(tx, job.id)
+            if gone := [each for each in rows if each.purged or not (settings.spool / each.path).exists()]:
+                fault = f"{len(gone)} of {len(rows)} originals are no longer in the spool"
+                raise NotFoundError(fault, remedy="push the study again")
             jobs.create(tx, new)
     return new.id
 

@@ -212,7 +212,7 @@ class Worker:
     def _results_of(self, job_id: str) -> list[str]:
         """Where in the spool lies what another job made, where there is one, and it is still kept."""
         with self.ledger.read() as tx:
-            return [each.path for each in jobs.results(tx, job_id) if each.path]
+            return [each.path for each in jobs.kept_results(tx, job_id)]
 
     def _still_ours(self, job: Record, said: list[str]) -> bool:
         if self.aborting.is_set():

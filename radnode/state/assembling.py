@@ -33,9 +33,10 @@ def quiet_series(tx: Connection, since: float, postponed: Mapping[int, int]) -> 
 
 
 def still_open(tx: Connection, ids: Collection[int]) -> Sequence[Row[Any]]:
-    """Those of the series that are still receiving."""
+    """Those of the series that are still receiving, and whose study is not being purged just now."""
     column = schema.series.c
-    return tx.execute(select(schema.series).where(column.id.in_(ids), column.state == RECEIVING)).all()
+    going = exists().where(schema.study.c.id == column.study_id, schema.study.c.purge == "going")
+    return tx.execute(select(schema.series).where(column.id.in_(ids), column.state == RECEIVING, ~going)).all()
 
 
 def receiving_studies(tx: Connection) -> set[int]:
@@ -46,7 +47,7 @@ def whole_studies(tx: Connection, ids: Collection[int]) -> Sequence[Row[Any]]:
     """Those of the studies that are still receiving, though all their series are complete."""
     column, series = schema.study.c, schema.series.c
     open_series = exists().where(series.study_id == column.id, series.state == RECEIVING)
-    wanted = and_(column.id.in_(ids), column.state == RECEIVING, ~open_series)
+    wanted = and_(column.id.in_(ids), column.state == RECEIVING, column.purge != "going", ~open_series)
     return tx.execute(select(schema.study).where(wanted)).all()
 
 
@@ -125,6 +126,6 @@ def _lacks(tx: Connection, table: Table, row: Row[Any], missing: int) -> bool:
 
 
 def _ours(series_id: Any) -> Any:
-    """What came from outside and can be filed."""
+    """What came from outside can be filed, and is here."""
     column = schema.instance.c
-    return and_(column.series_id == series_id, column.flaw == "", column.own.is_(False))
+    return and_(column.series_id == series_id, column.flaw == "", column.own.is_(False), column.purged.is_(False))

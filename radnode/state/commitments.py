@@ -169,12 +169,12 @@ def states(tx: Connection) -> dict[str, int]:
 
 
 def copies(tx: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    """SOP Instance UID -> its rows, the newest first."""
+    """SOP Instance UID -> its rows, the newest first; without what was purged."""
     found: defaultdict[str, list[Row[Any]]] = defaultdict(list)
     instance = schema.instance
     for start in range(0, len(uids), _CHUNK):
         some = instance.c.sop_instance_uid.in_(uids[start : start + _CHUNK])
-        for row in tx.execute(select(instance).where(some).order_by(instance.c.id.desc())):
+        for row in tx.execute(select(instance).where(some, ~instance.c.purged).order_by(instance.c.id.desc())):
             found[row.sop_instance_uid].append(row)
     return found
 

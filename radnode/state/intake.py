@@ -98,6 +98,8 @@ def _touch(
     study_id = int(
         tx.execute(select(schema.study.c.id).where(schema.study.c.study_instance_uid == study_uid)).scalar_one()
     )
+    gone = and_(schema.study.c.id == study_id, schema.study.c.purge == "gone")
+    tx.execute(update(schema.study).where(gone).values(purge=""))  # what comes anew is kept
     titles = {"calling_aet": first.calling_aet, "called_aet": first.called_aet, "peer": first.peer}
     row = {"study_id": study_id, "series_instance_uid": series_uid, "state": state, **times, **titles}
     new = tx.execute(insert_new(tx, schema.series), row).rowcount == 1
@@ -173,7 +175,7 @@ def quiet_studies(tx: Connection, since: float, limit: int = 100) -> Sequence[Ro
     """Studies still receiving, quiet since `since`, all of whose series are complete."""
     column = schema.study.c
     open_series = exists().where(schema.series.c.study_id == column.id, schema.series.c.state == RECEIVING)
-    due = and_(column.state == RECEIVING, column.seen <= since, ~open_series)
+    due = and_(column.state == RECEIVING, column.seen <= since, column.purge != "going", ~open_series)
     return tx.execute(select(schema.study).where(due).order_by(column.seen).limit(limit)).all()
 
 
@@ -188,7 +190,7 @@ def study_of(tx: Connection, study_id: int) -> Row[Any]:
 
 
 def instances_of(tx: Connection, series_id: int) -> Sequence[Row[Any]]:
-    """The series' instances that came from outside, oldest first; a re-sent one appears twice."""
+    """The series' instances that came from outside, oldest first; a re-sent one appears twice, a purged one too."""
     column = schema.instance.c
     wanted = and_(column.series_id == series_id, column.flaw == "", column.own.is_(False))
     return tx.execute(select(schema.instance).where(wanted).order_by(column.id)).all()

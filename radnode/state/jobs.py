@@ -164,8 +164,9 @@ def _promote(tx: Connection, job_id: str, changed: dict[str, Any]) -> bool:
 
 
 def shadows(tx: Connection, rule: str, since: float | None) -> list[str]:
-    """IDs of a rule's shadow jobs whose results nothing has replaced, oldest first."""
-    query = select(_job.id).where(_job.rule == rule, _job.shadow, _job.superseded_by == "").order_by(_job.created_at)
+    """IDs of a rule's shadow jobs whose results are here and nothing has replaced, oldest first."""
+    standing = and_(_job.rule == rule, _job.shadow, _job.superseded_by == "", ~_job.purged)
+    query = select(_job.id).where(standing).order_by(_job.created_at)
     return list(tx.execute(query if since is None else query.where(_job.created_at >= since)).scalars())
 
 
@@ -247,12 +248,18 @@ def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
 
 def made_here(tx: Connection, sop_instance_uids: Collection[str]) -> set[str]:
     """Which of these are results of this node."""
-    column, uids = schema.result.c, list(sop_instance_uids)
-    found: set[str] = set()
+    uids, found = list(sop_instance_uids), set[str]()
     for start in range(0, len(uids), CHUNK):
-        named = column.sop_instance_uid.in_(uids[start : start + CHUNK])
-        found.update(tx.execute(select(column.sop_instance_uid).where(named, column.kind != "original")).scalars())
+        for made in (schema.result.c, schema.substitute.c):
+            named = and_(made.sop_instance_uid.in_(uids[start : start + CHUNK]), made.kind != "original")
+            found.update(tx.execute(select(made.sop_instance_uid).where(named)).scalars())
     return found
+
+
+def kept_results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
+    """What the job made, if it is still here."""
+    purged = exists().where(_job.id == job_id, _job.purged)
+    return [] if tx.execute(select(purged)).scalar() else results(tx, job_id)
 
 
 def make_deliveries(tx: Connection, job: Row[Any]) -> None:
@@ -281,6 +288,7 @@ def retry(tx: Connection, job_id: str, who: str) -> bool:
     """A person sets a failed, cancelled or held job waiting again; not one whose place a newer one has taken."""
     again = and_(_job.id == job_id, _job.state.in_((FAILED, CANCELLED, HELD)), _job.superseded_by == "")
     values = {"state": WAITING, "owner": "", "crashes": 0, "losses": 0, "error": "", "finished_at": None}
+    values["purged"] = False
     if tx.execute(update(schema.job).where(again).values(values)).rowcount != 1:
         return False
     return noted(tx, get(tx, job_id), "retried", who=who)

@@ -72,11 +72,15 @@ def scan(
     """
     sealed = {} if sealed is None else sealed
     for bucket in spool.buckets():
-        changed = (spool.instances / bucket).stat().st_mtime_ns  # before it is listed
-        if sealed.get(bucket) == changed:
+        try:
+            changed = (spool.instances / bucket).stat().st_mtime_ns  # before it is listed
+            if sealed.get(bucket) == changed:
+                continue
+            paths, lives = known(bucket), dict[str, bool]()
+            files = sorted((spool.instances / bucket).iterdir())
+        except FileNotFoundError:  # it was empty, and has just been removed
             continue
-        paths, lives = known(bucket), dict[str, bool]()
-        for path in sorted((spool.instances / bucket).iterdir()):
+        for path in files:
             incarnation = path.name.partition("-")[0]
             if path.suffix not in (".dcm", ".part") or f"instances/{bucket}/{path.name}" in paths:
                 continue

@@ -68,7 +68,10 @@ study = Table(
     Column("missing", Integer, nullable=False, default=0),
     Column("headers", JSON, nullable=False, default=dict),
     Column("held", Text, nullable=False, default=""),
+    Column("purge", Text, nullable=False, default=""),
+    Column("purged_at", Float),
     Index("ix_study_state_seen", "state", "seen"),
+    Index("ix_study_purge_last_received_at", "purge", "last_received_at"),
 )
 
 series = Table(
@@ -110,6 +113,8 @@ instance = Table(
     Column("flaw", Text, nullable=False, default=""),
     Column("own", Boolean, nullable=False, default=False),
     Column("differs", Text, nullable=False, default=""),
+    Column("purged", Boolean, nullable=False, default=False),
+    Column("fingerprint", Text, nullable=False, default=""),
     Index("ix_instance_series_id_association", "series_id", "association"),
 )
 
@@ -173,6 +178,7 @@ job = Table(
     Column("reissues", Text, nullable=False, default=""),
     Column("superseded_by", Text, nullable=False, default=""),
     Column("flag", Text, nullable=False, default=""),
+    Column("purged", Boolean, nullable=False, default=False),
     Column("study_id", ForeignKey("study.id"), nullable=False, index=True),
     Column("series_id", ForeignKey("series.id")),
     Column("rule", Text, nullable=False),

@@ -18,6 +18,7 @@ import shutil
 import struct
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from radnode.domain.errors import SpoolError
@@ -58,8 +59,14 @@ class Spool:
 
     def open(self, head: bytes) -> Incoming:
         """A new file that starts with `head`, the preamble and File Meta. Raises OSError."""
-        bucket = self._present_bucket()
-        return Incoming(self, f"{bucket}/{self.incarnation}-{next(self._numbers):08d}", head)
+        try:
+            return Incoming(self, self._next_name(), head)
+        except FileNotFoundError:  # this process was stopped for so long that its bucket was removed: see below
+            self._bucket_hour = -1
+            return Incoming(self, self._next_name(), head)
+
+    def _next_name(self) -> str:
+        return f"{self._present_bucket()}/{self.incarnation}-{next(self._numbers):08d}"
 
     def _present_bucket(self) -> str:
         hour = int(time.time()) // 3600
@@ -75,6 +82,38 @@ class Spool:
     def buckets(self) -> list[str]:
         """`YYYYMMDD/HH` of every bucket there is, oldest first."""
         return sorted(f"{path.parent.name}/{path.name}" for path in self.instances.glob("[0-9]*/[0-9]*"))
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Removes instances, durably: what the ledger takes for gone does not come back with a power failure."""
+        folders = set()
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                (self.root / path).unlink()
+                point("purge file")
+            folders.add((self.root / path).parent)
+        for each in folders:
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(each)
+
+    def remove_empty_buckets(self) -> None:
+        """But for the last two hours' ones: a receiver may be about to write there."""
+        recent = time.strftime(_BUCKET, time.gmtime(time.time() - 3600))
+        empty = [self.instances / each for each in self.buckets() if each < recent]
+        days = [each for each in self.instances.glob("[0-9]*") if each.name < recent[:8]]
+        for each in (*empty, *days):
+            with contextlib.suppress(OSError):  # it is not empty
+                each.rmdir()
+
+    def remove_result(self, name: str) -> None:
+        """Removes what was published, all at once; what a crash leaves of it is cleared with dead workers' places."""
+        place, going = self.results / name, self.work / f"purge.{name}"
+        if place.exists():
+            self.work.mkdir(exist_ok=True)
+            shutil.rmtree(going, ignore_errors=True)
+            place.rename(going)
+            point("purge result")
+            sync_folder(self.results)
+            shutil.rmtree(going, ignore_errors=True)
 
     def publish(self, work: Path, job_id: str) -> Path:
         """Moves a finished folder of results to its place, durably, and returns it.

@@ -15,10 +15,10 @@ from radnode.state import hours, schema, waits
 View = dict[str, Any]
 
 _ATTENTION_JOBS = (JobState.FAILED.value, JobState.HELD.value)
-_ATTENTION_DELIVERIES = (DeliveryState.PARKED.value, DeliveryState.HELD.value, DeliveryState.EXPIRED.value)
+ATTENTION_DELIVERIES = (DeliveryState.PARKED.value, DeliveryState.HELD.value, DeliveryState.EXPIRED.value)
 DONE = JobState.DONE.value
 _LIVE_JOBS = (JobState.WAITING.value, JobState.RUNNING.value)
-_LIVE_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
+LIVE_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
 
 class Views:
@@ -120,6 +120,7 @@ class Views:
             "state": "attention" if row.held else _study_state(row, series, jobs, deliveries, bool(waiting)),
             "missing": row.missing,
             "held": row.held,
+            "purged": self._time(row.purged_at) if row.purge else None,
             "received": self._time(row.first_received_at),
             "last_received": self._time(row.last_received_at),
             "series": [self._series(each) for each in series],
@@ -175,6 +176,7 @@ class Views:
             "superseded_by": row.superseded_by,
             "progress": row.progress,
             "flag": row.flag,
+            "purged": row.purged,
             "created": self._time(row.created_at),
             "started": self._time(row.started_at),
             "finished": self._time(row.finished_at),
@@ -245,9 +247,9 @@ def select_jobs(
     state: str = "",
     since: float | None = None,
 ) -> list[str]:
-    """IDs of jobs by their beginnings, or by filters: only those in one of `states`."""
+    """IDs of jobs by their beginnings, or by filters: only those in one of `states` whose images are here."""
     column = schema.job.c
-    standing = and_(column.state.in_(states), column.superseded_by == "")
+    standing = and_(column.state.in_(states), column.superseded_by == "", ~_images_gone())
     query = select(column.id).where(standing).order_by(column.created_at)
     for chosen, value in ((column.app, app), (column.rule, rule), (column.state, state)):
         query = query.where(chosen == value) if value else query
@@ -268,12 +270,12 @@ def select_deliveries(
     rule: str = "",
     since: float | None = None,
 ) -> list[int]:
-    """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states`."""
+    """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states` that can be sent."""
     column, job = schema.delivery.c, schema.job.c
     query = (
         select(column.id)
         .join(schema.job, job.id == column.job_id)
-        .where(column.state.in_(states), job.superseded_by == "")
+        .where(column.state.in_(states), job.superseded_by == "", ~job.purged)
         .order_by(column.id)
     )
     for chosen, value in ((column.destination, destination), (job.app, app), (job.rule, rule)):
@@ -283,6 +285,21 @@ def select_deliveries(
     if job_ids:
         query = query.where(or_(*(column.job_id.startswith(each, autoescape=True) for each in job_ids)))
     return list(tx.execute(query).scalars())
+
+
+def purged_jobs(tx: Connection, ids: Sequence[str], *, images: bool) -> list[str]:
+    """Of these IDs, by their beginnings, the jobs whose images, or results too, are gone."""
+    column = schema.job.c
+    named = or_(*(column.id.startswith(each, autoescape=True) for each in ids))
+    gone = _images_gone() if images else or_(column.purged, _images_gone())
+    return list(tx.execute(select(column.id).where(named, gone)).scalars())
+
+
+def _images_gone() -> Any:
+    taken = schema.job_input.c
+    return exists().where(
+        taken.job_id == schema.job.c.id, taken.instance_id == schema.instance.c.id, schema.instance.c.purged
+    )
 
 
 def _concerns_a_person(job: Row[Any]) -> bool:
@@ -301,7 +318,7 @@ def _study_state(
     """`receiving`, `incomplete` where instances are known to be missing, `complete` while work or a wait is under
     way, then `done`; `attention` where a person can act."""
     if any(_concerns_a_person(each) for each in jobs) or any(
-        each.state in _ATTENTION_DELIVERIES for each in deliveries
+        each.state in ATTENTION_DELIVERIES for each in deliveries
     ):
         return "attention"
     if study.missing or any(each.missing for each in series):
@@ -311,7 +328,7 @@ def _study_state(
     under_way = (
         waiting
         or any(each.state in _LIVE_JOBS for each in jobs)
-        or any(each.state in _LIVE_DELIVERIES for each in deliveries)
+        or any(each.state in LIVE_DELIVERIES for each in deliveries)
     )
     return "complete" if under_way else "done"
 
@@ -321,6 +338,6 @@ def _needs_attention() -> Any:
     mine = job.study_id == schema.study.c.id
     bad = or_(job.state.in_(_ATTENTION_JOBS), and_(job.state == DONE, job.flag != ""))
     failed = exists().where(mine, bad, job.superseded_by == "")
-    parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(_ATTENTION_DELIVERIES))
+    parked = exists().where(mine, delivery.job_id == job.id, delivery.state.in_(ATTENTION_DELIVERIES))
     lacking = exists().where(schema.series.c.study_id == schema.study.c.id, schema.series.c.missing > 0)
     return or_(schema.study.c.held != "", schema.study.c.missing > 0, failed, parked, lacking)

@@ -95,12 +95,15 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("missing", sa.Integer(), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
         sa.Column("held", sa.Text(), nullable=False),
+        sa.Column("purge", sa.Text(), nullable=False),
+        sa.Column("purged_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
     with op.batch_alter_table("study", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_study_accession_number"), ["accession_number"], unique=False)
         batch_op.create_index(batch_op.f("ix_study_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index("ix_study_purge_last_received_at", ["purge", "last_received_at"], unique=False)
         batch_op.create_index("ix_study_state_seen", ["state", "seen"], unique=False)
 
     op.create_table(
@@ -163,6 +166,8 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("flaw", sa.Text(), nullable=False),
         sa.Column("own", sa.Boolean(), nullable=False),
         sa.Column("differs", sa.Text(), nullable=False),
+        sa.Column("purged", sa.Boolean(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("path", name=op.f("uq_instance_path")),
@@ -182,6 +187,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("reissues", sa.Text(), nullable=False),
         sa.Column("superseded_by", sa.Text(), nullable=False),
         sa.Column("flag", sa.Text(), nullable=False),
+        sa.Column("purged", sa.Boolean(), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("rule", sa.Text(), nullable=False),
