@@ -174,16 +174,19 @@ def test_a_pacs_that_is_down_changes_nothing(node: Node, slices: list[Path]) -> 
     assert 'radnode_queries_total{destination="pacs",outcome="failed"}' in node.get("/metrics")[1]
 
 
-def test_a_count_in_the_images_completes_a_series_though_its_association_goes_on(
+def test_counts_in_the_images_complete_a_series_and_a_study_though_quiet_time_goes_on(
     node: Node, slices: list[Path]
 ) -> None:
     for each in slices:
         ds = dcmread(each)
         ds.NumberOfSeriesRelatedInstances = len(slices)
+        ds.NumberOfStudyRelatedSeries = 1
         ds.save_as(each)
     apply(node, f"complete: {{series: {NEVER}, study: {NEVER}}}\n{RULES}")
     found = completed(node, push(node, slices))
     assert verdict(found) == ("proven", "NumberOfSeriesRelatedInstances is 28")
+    (said,) = events(study_completed(node, found["StudyInstanceUID"]), "study complete")
+    assert (said["verdict"], said["evidence"]) == ("proven", "NumberOfStudyRelatedSeries is 1")
 
 
 def test_what_a_declared_sender_has_released_is_complete_and_what_others_release_is_not(

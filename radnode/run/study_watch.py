@@ -6,7 +6,7 @@ what is here, and peers are asked once all its senders have gone. Nothing here g
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from radnode.dicom.headers import read_attributes
@@ -94,7 +94,6 @@ class StudyWatch:
         with self._ledger.read() as tx:
             series = assembling.sound(tx, row.id)
             path = assembling.newest_path(tx, series[-1].id) if series else None
-            instances = sum(assembling.instances(tx, each.id) for each in series)
         if path is None:
             return
         first = series[0]
@@ -104,8 +103,12 @@ class StudyWatch:
             claims = claims_of(read_attributes(self._settings.spool / path, KEYWORDS))
         except (NotDicomError, OSError):
             return
-        if any(claims) and claims[0] <= len(series) and claims[1] <= instances:
+        if any(claims) and claims[0] <= len(series) and claims[1] <= self._instances(series):
             self._judge(row.id)
+
+    def _instances(self, series: Sequence[Record]) -> int:
+        with self._ledger.read() as tx:
+            return sum(assembling.instances(tx, each.id) for each in series)
 
     def _look_at(self, each: _Watched, routing: Routing, now: float, here: Collection[bytes]) -> None:
         if not each.peers.isdisjoint(here):
