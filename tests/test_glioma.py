@@ -20,6 +20,7 @@ from PIL import Image
 from pydicom.uid import MRImageStorage
 
 from radnode.dicom.volume import read_series
+from radnode.domain.errors import ModelError
 from radnode.run import apps
 from radnode.run.local import LocalRun, run_local
 from radnode.testing import brain, brain_mr, phantom
@@ -215,6 +216,14 @@ def test_a_sites_own_model_and_the_templates_mask(
     )
     seen = np.asarray(whole.dataobj)[..., 1].T > 0
     assert not (seen & ~(sitk.GetArrayFromImage(inside) > 0)).any() and seen.sum() > 1_000_000
+
+
+def test_labels_that_mean_nothing_here_are_no_answer() -> None:
+    from radnode_apps.glioma.labels import checked
+
+    assert checked(np.array([0, 1, 2, 4])).sum() == 7
+    with pytest.raises(ModelError, match=r"labels \[3\]"):
+        checked(np.array([0, 1, 2, 3]))
 
 
 def test_a_bias_field_is_divided_out() -> None:

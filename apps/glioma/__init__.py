@@ -11,7 +11,7 @@ from typing import Literal
 
 from radnode import App, AppOptions, Declined, Field, File, Resources, Study, open_model
 
-from .labels import CHANNELS, SIGNATURE
+from .labels import CHANNELS, SIGNATURE, checked
 
 FEWEST_SLICES = 12
 
@@ -39,7 +39,7 @@ class Glioma(App[GliomaOptions]):
         made = prepare(volumes, options, self.progress)
         model = open_model(options.model, SIGNATURE) if options.model else StandIn()
         print(f"model {model.identity}")
-        labels = model.predict(images=made.array()[None])["mask"][0]
+        labels = checked(model.predict(images=made.array()[None])["mask"][0])
         said = [f"Model: {model.identity}."]
         if not options.model:
             said.insert(0, "STAND-IN, NO TRAINED NETWORK: not for diagnosis.")

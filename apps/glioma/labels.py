@@ -1,6 +1,8 @@
 """What a model of this app takes and gives, and what its labels mean."""
 
-from radnode import Code, Signature, Tensor
+import numpy as np
+
+from radnode import Code, ModelError, Signature, Tensor
 
 CHANNELS = ("flair", "t1", "t1ce", "t2")
 """In the order of the model's input, that of the first such app."""
@@ -20,3 +22,11 @@ SIGNATURE = Signature(
     outputs=(Tensor("mask", "uint8", (155, 240, 240)),),
     batch=1,
 )
+
+
+def checked(labels: np.ndarray) -> np.ndarray:
+    """The labels of one head, `(155, 240, 240)`; ModelError where some mean nothing here (BraTS 2023 calls 4 3)."""
+    unknown = sorted(set(np.unique(labels).tolist()) - {0, CORE, EDEMA, ENHANCING})
+    if unknown:
+        raise ModelError(f"the model answered with labels {unknown}; known are 1 core, 2 edema, 4 enhancing")
+    return labels
