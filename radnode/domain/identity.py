@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 COMPARED = ("PatientID", "PatientName", "AccessionNumber")
+_WITH_THEM = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+KNOWN = (*COMPARED, *_WITH_THEM)
+"""What a destination is asked of a study."""
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:
     """Keywords in which the two differ. What the other side leaves empty, or could not write, says nothing."""
     return tuple(each for each in COMPARED if _differ(each, ours.get(each, ""), theirs.get(each, "")))
+
+
+def corrections(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """What results have to say so that they are those of the study as the other side knows it."""
+    wrong = differing(ours, theirs)
+    better = {each: theirs[each] for each in wrong} | {each: theirs[each] for each in _WITH_THEM if theirs.get(each)}
+    if "PatientID" in wrong:
+        better.setdefault("IssuerOfPatientID", "")  # ours was of the other ID
+    return better
 
 
 def _differ(keyword: str, ours: str, theirs: str) -> bool:

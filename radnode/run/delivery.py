@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from radnode import metrics
@@ -15,7 +16,7 @@ from radnode.domain.errors import PeerError, RadnodeError, ResultError
 from radnode.domain.jobs import Outcome, judge
 from radnode.domain.routing import Destination
 from radnode.run.hands import Hands
-from radnode.run.identity import Identities
+from radnode.run.identity import Identities, Stale
 from radnode.run.outlets import Consignment, Outlets
 from radnode.run.receipts import Receipt, Receipts
 from radnode.run.substitutes import Substitutes, when_refused, when_unwanted
@@ -39,7 +40,7 @@ class _Attempt:
     transient: bool = False
     peer_down: bool = False
     interrupted: bool = False
-    stale: str = ""
+    stale: Stale | None = None
     receipt: Receipt | None = None
 
     def failed(self, error: PeerError) -> None:
@@ -117,6 +118,7 @@ class Deliverer:
         with metrics.delivery_seconds.labels(delivery.destination).time():
             attempt = self._send(delivery, place, self._consignment(job, study, pending))
             self._fall_back(delivery, place, pending, attempt)
+            self._reissue(delivery, place, pending, attempt)
             if attempt.stored == len(pending):
                 self._ask_for_receipt(delivery, place, attempt)
         self._settle(delivery, job, attempt, logger)
@@ -173,7 +175,7 @@ class Deliverer:
         if not consignment.files:
             return attempt
         try:
-            attempt.stale = self.identities.stale(place, consignment.files[0].path)
+            attempt.stale = self.identities.stale(place, consignment.files[0].path, self._source(delivery))
             with self.outlets.to(place) as outlet:
                 for uid, status, comment in () if attempt.stale else outlet.send(consignment):
                     attempt.take(uid, status, comment)
@@ -191,6 +193,22 @@ class Deliverer:
         finally:
             self._record(delivery, attempt)
         return attempt
+
+    def _source(self, delivery: Record) -> Path:
+        """One of the images that the results were made from."""
+        with self.ledger.read() as tx:
+            return self.settings.spool / str(jobs.input_rows(tx, delivery.job_id)[0].path)
+
+    def _reissue(self, delivery: Record, place: Destination, pending: Sequence[Record], attempt: _Attempt) -> None:
+        """What is not sent yet gets the identity that the destination knows, and is sent at once."""
+        if attempt.stale is None or place.identity != "reissue":
+            return
+        try:
+            self.substitutes.reissue(delivery, pending, attempt.stale.corrections, attempt.stale.reason)
+        except ResultError as error:
+            attempt.stale = Stale(f"{attempt.stale.reason}, and its results cannot be reissued: {error}", {})
+        else:
+            attempt.stale, attempt.interrupted = None, True
 
     def _ask_for_receipt(self, delivery: Record, place: Destination, attempt: _Attempt) -> None:
         try:
@@ -224,7 +242,7 @@ class Deliverer:
                 )
                 logger.info("delivered", instances=attempt.stored)
         elif attempt.stale:
-            self._hold(delivery, attempt.stale, logger)
+            self._hold(delivery, attempt.stale.reason, logger)
         elif attempt.interrupted:
             with self.ledger.begin("interrupt delivery") as tx:
                 deliveries.give_back(tx, delivery)

@@ -5,28 +5,47 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
+
 from radnode.dicom import query
 from radnode.dicom.peer import Peer
 from radnode.dicom.stow import Service, WebClient
 from radnode.domain.routing import Destination
 
-_TAGS = {
-    "PatientID": "00100020",
-    "PatientName": "00100010",
-    "AccessionNumber": "00080050",
-    "SOPInstanceUID": "00080018",
-}
+_MOST_STUDIES = 10
+"""Of one Accession Number that are looked into."""
 
 
 def study(place: Destination, study_uid: str, wanted: Collection[str], calling_aet: str) -> dict[str, str] | None:
     """These attributes of the study, as the destination has it; None where it has none. Raises PeerError."""
-    if place.url:
-        found = _web(place, "studies", StudyInstanceUID=study_uid)
-        answers = [{each: _text(study, each) for each in wanted} for study in found]
-    else:
-        keys = {"StudyInstanceUID": study_uid}
-        answers = query.find(Peer.of(place), "STUDY", keys, wanted, calling_aet=calling_aet)
+    answers = _studies(place, {"StudyInstanceUID": study_uid}, wanted, calling_aet)
     return answers[0] if answers else None
+
+
+def moved(
+    place: Destination, accession: str, series_uid: str, instance_uid: str, wanted: Collection[str], calling_aet: str
+) -> dict[str, str] | None:
+    """These attributes, and StudyInstanceUID, of another study of that Accession Number that has this very instance.
+
+    None where there is none. Raises PeerError.
+    """
+    if not accession or set(accession) & set("*?\\"):
+        return None
+    for each in _studies(place, {"AccessionNumber": accession}, ("StudyInstanceUID", *wanted), calling_aet):
+        uid = each["StudyInstanceUID"]
+        if uid and instance_uid in instances(place, uid, series_uid, calling_aet):
+            return each
+    return None
+
+
+def _studies(
+    place: Destination, keys: dict[str, str], wanted: Collection[str], calling_aet: str
+) -> list[dict[str, str]]:
+    if place.url:
+        answers = [{each: _text(study, each) for each in wanted} for study in _web(place, "studies", **keys)]
+    else:
+        answers = query.find(Peer.of(place), "STUDY", keys, wanted, calling_aet=calling_aet)
+    return answers[:_MOST_STUDIES]
 
 
 def instances(place: Destination, study_uid: str, series_uid: str, calling_aet: str) -> set[str]:
@@ -49,5 +68,5 @@ def _web(place: Destination, path: str, **keys: str) -> list[dict[str, Any]]:
 
 def _text(item: Mapping[str, Any], keyword: str) -> str:
     """A value of DICOM JSON (PS3.18 F.2); of a person's name the alphabetic representation."""
-    value = ((item.get(_TAGS[keyword]) or {}).get("Value") or [""])[0]
+    value = ((item.get(f"{tag_for_keyword(keyword):08X}") or {}).get("Value") or [""])[0]
     return str(value.get("Alphabetic", "")) if isinstance(value, dict) else str(value or "")

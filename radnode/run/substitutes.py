@@ -13,25 +13,33 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydicom.uid import Comprehensive3DSRStorage
 
+from radnode.dicom.headers import read_attributes
 from radnode.domain.errors import ResultError
+from radnode.domain.identity import differing
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.domain.routing import Destination
 from radnode.domain.routing.destinations import COMPREHENSIVE
 from radnode.run.assignments import assignment_of, site_uid
 from radnode.run.lifeline import die_with_parent
+from radnode.run.making import FORWARD
 from radnode.settings import Settings, child_environment
 from radnode.state import deliveries, jobs, substitutes
 from radnode.state.jobs import ResultRow
 from radnode.state.ledger import Ledger, Record
 from radnode.state.spool import Spool
 
+if TYPE_CHECKING:
+    from radnode.dicom.encode import Encoded
+
+REISSUE = "reissue"
+_NOTHING: Mapping[str, str] = {}
 _MEMORY = 4 << 30
 _SECONDS = 300
 _LONGEST_ERROR = 500
@@ -70,12 +78,28 @@ class Substitutes:
                     deliveries.noted(tx, delivery, "sent instead", instances=count, result=kind, form=form, reason=why)
         return [row for row, *_ in made]
 
-    def _made(self, delivery: Record, rows: Sequence[Record], form: str) -> list[ResultRow]:
+    def reissue(self, delivery: Record, rows: Sequence[Record], corrections: Mapping[str, str], why: str) -> None:
+        """Has all of these sent under another identity. Raises ResultError where it cannot be, SpoolError."""
+        if any(row.kind == FORWARD for row in rows):
+            raise ResultError("originals are sent as they came")
+        made = self._made(delivery, rows, REISSUE, corrections)
+        first = read_attributes(self._settings.spool / made[0].path, frozenset(corrections))
+        if differing({key: str(values[0]) for key, values in first.items()}, corrections):
+            raise ResultError("what the destination calls the patient cannot be written")
+        with self._ledger.begin("reissue") as tx:
+            substitutes.record(tx, delivery, list(zip(rows, made, strict=True)))
+            deliveries.noted(tx, delivery, "reissued", instances=len(rows), reason=why)
+
+    def _made(
+        self, delivery: Record, rows: Sequence[Record], form: str, corrections: Mapping[str, str] = _NOTHING
+    ) -> list[ResultRow]:
         """One object for each row, in their order; those that were made before a crash, where they were."""
-        asked = [form, *(row.sop_instance_uid for row in rows)]
-        name = f"{delivery.job_id}.{hashlib.sha256('|'.join(asked).encode()).hexdigest()[:12]}"
+        asked = json.dumps([form, [row.sop_instance_uid for row in rows], dict(corrections)], sort_keys=True)
+        name = f"{delivery.job_id}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
         spool = Spool(self._settings.spool, self._settings.durability)
-        place = spool.result(name) or self._publish(spool, name, self._request(delivery, rows, form))
+        place = spool.result(name)
+        if place is None:
+            place = self._publish(spool, name, self._request(delivery, rows, form) | {"corrections": dict(corrections)})
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         return [
             ResultRow(
@@ -131,25 +155,53 @@ def main() -> None:
     request = json.load(sys.stdin)
     fault = ""
     try:
-        _make(Path(request["out"]), request["form"], list(map(Path, request["kept"])), request["job"])
+        _make(request)
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         fault = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
     print(json.dumps(fault), flush=True)
 
 
-def _make(out: Path, form: str, kept: Sequence[Path], job: dict[str, Any]) -> None:
+def _make(request: Mapping[str, Any]) -> None:
     """Writes the objects and their manifest, if they pass the check that all results pass."""
     from radnode.dicom.encode.check import check  # noqa: PLC0415 - only the child encodes
-    from radnode.dicom.encode.substitute import substitute  # noqa: PLC0415
-    from radnode.run.process import read_input, write_object  # noqa: PLC0415
+    from radnode.run.process import write_object  # noqa: PLC0415
 
-    assignment = Assignment(**{**job, "label": SeriesLabel(**job["label"])})
+    out, kept = Path(request["out"]), list(map(Path, request["kept"]))
     objects: list[dict[str, Any]] = []
-    for path in kept:
-        objects.append(write_object(substitute(path, form, assignment, lambda: read_input(assignment)), out, objects))
-        if problems := check(out / objects[-1]["file"], path):
+    reference = out.parent / "header.dcm"
+    made = _reissued(request, kept, reference) if request["form"] == REISSUE else _in_form(request, kept)
+    for path, encoded in zip(kept, made, strict=True):
+        objects.append(write_object(encoded, out, objects))
+        if problems := check(out / objects[-1]["file"], reference if reference.exists() else path):
             raise ResultError("; ".join(problems))
     (out / "manifest.json").write_text(json.dumps({"objects": objects}), encoding="utf-8")
+
+
+def _in_form(request: Mapping[str, Any], kept: Sequence[Path]) -> Iterator[Encoded]:
+    from radnode.dicom.encode.substitute import substitute  # noqa: PLC0415
+    from radnode.run.process import read_input  # noqa: PLC0415
+
+    assignment = Assignment(**{**request["job"], "label": SeriesLabel(**request["job"]["label"])})
+    for path in kept:
+        yield substitute(path, request["form"], assignment, lambda: read_input(assignment))
+
+
+def _reissued(request: Mapping[str, Any], kept: Sequence[Path], reference: Path) -> Iterator[Encoded]:
+    """Under the identity that a destination gives the study; its header is written to `reference`."""
+    from pydicom import Dataset  # noqa: PLC0415
+
+    from radnode.dicom.encode.reissue import corrected, reissue, shows_identity  # noqa: PLC0415
+
+    if any(map(shows_identity, kept)):
+        raise ResultError("one of them shows the identity in its picture")
+    better = Dataset()
+    better.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in request["corrections"].items():
+        setattr(better, keyword, value)
+    header = corrected(kept[0], better)
+    header.save_as(reference)
+    key = json.dumps([request["job"]["job_id"], request["corrections"]], sort_keys=True)
+    yield from reissue(kept, header, key, seen=False)
 
 
 if __name__ == "__main__":

@@ -45,13 +45,14 @@ def corrected(source: Path, corrections: Dataset | None = None) -> Dataset:
     return header
 
 
-def reissue(kept: Sequence[Path], header: Dataset, key: str) -> Iterator[Encoded]:
+def reissue(kept: Sequence[Path], header: Dataset, key: str, *, seen: bool = True) -> Iterator[Encoded]:
     """The objects of one job under another identity: new UIDs, and references that follow; reports name the old ones.
 
     Args:
         kept: all objects of the job, for they refer to each other.
         header: whose they are now: see `corrected`.
         key: tells this correction from others: the UIDs derive from it.
+        seen: whether somebody may have seen the old ones; else nothing is said of them.
     """
     before = {path: dcmread(path, stop_before_pixels=True, specific_tags=_UIDS) for path in kept}
     renamed = {str(each.StudyInstanceUID): str(header.StudyInstanceUID) for each in before.values()}
@@ -62,8 +63,9 @@ def reissue(kept: Sequence[Path], header: Dataset, key: str) -> Iterator[Encoded
         ds = dcmread(path)
         _forget_identity(ds)
         _rename(ds, renamed)
-        common.say_superseding(ds)
-        if ds.SOPClassUID in _DOCUMENTS:
+        if seen:
+            common.say_superseding(ds)
+        if seen and ds.SOPClassUID in _DOCUMENTS:
             ds.PredecessorDocumentsSequence = Items([predecessor(before[path])])
         yield common.identified(_kind(path), ds, header, ds.file_meta.TransferSyntaxUID)
 

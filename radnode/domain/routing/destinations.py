@@ -15,7 +15,7 @@ from radnode.domain.routing.nodes import choice_of, items_of, line_of, quoted, t
 from radnode.domain.routing.reader import NO_NODES, Fields, Reader
 
 Receipt = Literal["status", "find", "commitment"]
-Identity = Literal["hold", "ignore"]
+Identity = Literal["hold", "reissue", "ignore"]
 Fetch = Literal["no", "get", "move"]
 
 _PLACES = {"aet": ("aet", "host", "port", "tls", "query", "fetch"),
