@@ -86,7 +86,15 @@ class Settings:
         "", "Where a rule's `notify` is told, as JSON by POST; needed by rules that have one.", secret=True
     )
     webhook_secret: str = _setting("", "Signs those messages: HMAC-SHA256 in `X-Radnode-Signature`.", secret=True)
-    notify_identity: bool = _setting("false", "Whether those messages name Accession Number and Patient ID.")
+    notify_identity: bool = _setting(
+        "false", "Whether those messages and mails name Accession Number and Patient ID, and attach PDFs that may."
+    )
+    smtp_host: str = _setting("", "Mail server for rules that have `mail_to`.")
+    smtp_port: int = _setting("587", "Its port: commonly 587 with STARTTLS, 465 with TLS, 25 without either.")
+    smtp_tls: str = _setting("starttls", "`starttls`, `tls` from the first byte, or `none`.")
+    smtp_user: str = _setting("", "User name there; empty: no login.")
+    smtp_password: str = _setting("", "That user's password.", secret=True)
+    smtp_from: str = _setting("", "Sender of the mails: `radnode@hospital.org`.")
     redis_url: str = _setting("", "Redis or Valkey; empty: an embedded one.", secret=True)
     database_url: str = _setting("", "PostgreSQL (`postgresql://…`); empty: SQLite in `RADNODE_HOME`.", secret=True)
 
@@ -267,7 +275,7 @@ def _checked(settings: Settings) -> Settings:
         remedy = Settings.__dataclass_fields__[name].metadata["doc"]
         raise SettingsError(f"{variable(name)}={getattr(settings, name)!r}: {fault}", remedy=remedy)
 
-    for name in ("port", "http_port", "tls_port"):
+    for name in ("port", "http_port", "tls_port", "smtp_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             refuse(name, "no port number")
     for name in ("receivers", "workers", "max_associations", "request_timeout", "idle_timeout"):
@@ -280,13 +288,19 @@ def _checked(settings: Settings) -> Settings:
         ("log_format", ("auto", "human", "json")),
         ("log_level", ("debug", "info", "warning", "error")),
         ("tls_min", ("1.2", "1.3")),
+        ("smtp_tls", ("starttls", "tls", "none")),
     ):
         if getattr(settings, name) not in allowed:
             refuse(name, f"must be one of {', '.join(allowed)}")
     for name in ("max_associations_per_peer", "keep_free"):
         if getattr(settings, name) < 0:
             refuse(name, "must be at least 0")
-    for name, needed in (("tls_port", "tls_cert"), ("tls_port", "tls_key"), ("tls_match_aet", "tls_ca")):
+    for name, needed in (
+        ("tls_port", "tls_cert"),
+        ("tls_port", "tls_key"),
+        ("tls_match_aet", "tls_ca"),
+        ("smtp_host", "smtp_from"),
+    ):
         if getattr(settings, name) and not getattr(settings, needed):
             refuse(name, f"needs {variable(needed)}")
     try:

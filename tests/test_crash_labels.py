@@ -456,10 +456,10 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
 
 UNREHEARSED = {
     "ask for commitment", "await found", "await report", "claim notification", "confirm found", "copied", "fetched",
-    "hold delivery", "job progress", "not asked", "notification failed", "notification sent", "record fetched",
-    "reissue", "replay job", "report taken",
+    "hold delivery", "job progress", "nobody to notify", "not asked", "notification failed", "notification sent",
+    "notified", "record fetched", "reissue", "replay job", "report taken",
 }  # fmt: skip
-"""Labels that no scenario leads to yet: receipts, identities, fetching, webhooks, backup, progress, `radnode rerun`."""
+"""Labels that no scenario leads to yet: receipts, identities, fetching, notifications, backup, progress, rerun."""
 
 
 # ---- the tests -------------------------------------------------------------------------------------------------------

@@ -40,14 +40,15 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     opened.close()
 
 
-def job(desk: Desk, folder: Path, charset: str = "japanese") -> dict[str, Path]:
+def job(desk: Desk, folder: Path, charset: str = "japanese", **changed: Any) -> dict[str, Path]:
     """A job that made a segmentation, a page and a report of one slice; kind -> file."""
     series = phantom(folder / "in", slices=1, charset=charset)
     first: dict[str, Path] = {}
     for path in written(folder / "out", every_kind(series), series):
         first.setdefault(path.stem.partition("-")[0], path)
     kept = [read_outgoing(first[kind]) for kind in KINDS]
-    desk.job("j1", kept, ["pacs"], kinds={each.sop_instance_uid: kind for each, kind in zip(kept, KINDS, strict=True)})
+    kinds = {each.sop_instance_uid: kind for each, kind in zip(kept, KINDS, strict=True)}
+    desk.job("j1", kept, ["pacs"], kinds=kinds, **changed)
     with desk.ledger.read() as tx:
         ((path,),) = jobs.inputs(tx, "j1").values()
     there = desk.settings.spool / path

@@ -12,7 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radnode.domain.generations import Asked, Step, next_step
 from radnode.domain.jobs import JobState
-from radnode.state import claims, deliveries, generations, jobs
+from radnode.state import claims, deliveries, generations, jobs, schema
+from tests.databases import rows
 from tests.desk import Desk
 from tests.road import small_ct, two_series
 
@@ -20,7 +21,14 @@ STUDY_APP = "{name: wiring, app: test, level: study, send_to: [a]}"
 
 
 def with_late(policy: str) -> str:
-    return f"{{name: wiring, app: test, send_to: [a], late: {policy}}}"
+    return f"{{name: wiring, app: test, send_to: [a], late: {policy}, notify: [late], mail_to: [a@b.org]}}"
+
+
+def told(desk: Desk) -> set[tuple[str, str, str]]:
+    """(channel, event, reason) of who is to be told of what; each once."""
+    found = [(each.channel, each.event, each.reason) for each in rows(desk.ledger, schema.notification)]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 def edited(files: list[Path], folder: Path, **changes: object) -> list[Path]:
@@ -144,6 +152,7 @@ def test_ignored_late_images_are_noted_and_start_nothing(desk: Desk, tmp_path: P
     desk.push(files)
     assert desk.states() == ["done"]
     assert [each["images"] for each in desk.events("late images ignored")] == [1, 1]
+    assert told(desk) == {(channel, "late", "they are ignored") for channel in ("webhook", "mail")}
 
 
 def test_held_late_images_wait_for_a_person_beside_the_result_there_is(desk: Desk, tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ class Bench:
         apps = apps or own_apps(folder / "apps")
         (folder / ".env").write_text("SMTP_PASSWORD=hidden\n")
         monkeypatch.setenv("DATABASE_PASSWORD", "hidden")
+        monkeypatch.setenv("RADNODE_SMTP_PASSWORD", "hidden")
         monkeypatch.setenv("PGPASSFILE", "hidden")
         values = {"RADNODE_HOME": str(self.home), "RADNODE_APPS": str(apps)}
         self.settings: Settings = settings_module.load(values)

@@ -72,7 +72,7 @@ def fail(ledger: Ledger, name: str, *, notify: tuple[str, ...] = ("failed",), sh
 def drain(ledger: Ledger, known: Settings) -> None:
     with ledger.begin() as tx:
         notifications.wake_all(tx)
-    Notifier(known, ledger, threading.Event()).drain()
+    Notifier(known, ledger, "worker-1", threading.Event()).drain()
 
 
 def test_a_failure_is_told_once_signed_and_without_the_patient(ledger: Ledger, tmp_path: Path, hook: Hook) -> None:
@@ -106,7 +106,7 @@ def test_what_will_never_be_taken_is_parked_on_the_timeline(ledger: Ledger, tmp_
     drain(ledger, settings(tmp_path, hook))
     assert [each.state for each in rows(ledger, schema.notification)] == ["parked"]
     (noted,) = (each.data for each in rows(ledger, schema.event) if each.kind == "notification parked")
-    assert noted == {"about": "failed", "error": "webhook answered 404"}
+    assert noted == {"about": "failed", "channel": "webhook", "error": "webhook answered 404"}
 
 
 def test_a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(ledger: Ledger) -> None:

@@ -116,7 +116,7 @@ def test_a_secret_file_that_cannot_be_read_is_named_with_its_place(dotenv: Path)
 
 
 def test_an_app_is_kept_from_every_secret_and_from_the_files_they_lie_in() -> None:
-    names = {"REDIS_URL", "DATABASE_URL", "WEBHOOK_URL", "RADNODE_WEBHOOK_SECRET"}
+    names = {"REDIS_URL", "DATABASE_URL", "WEBHOOK_URL", "RADNODE_WEBHOOK_SECRET", "RADNODE_SMTP_PASSWORD"}
     assert secret_variables() == names | {f"{each}_FILE" for each in names}
 
 

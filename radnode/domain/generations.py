@@ -12,6 +12,8 @@ from radnode.domain.jobs import JobState
 Late = Literal["rerun", "ignore", "hold"]
 """What a rule does when images come after its job was made."""
 
+LATE_IMAGES = "late images"
+
 
 class Step(StrEnum):
     RUN = "run"
@@ -42,7 +44,7 @@ class Asked:
 def next_step(last: Asked, new: Asked, late: Late) -> tuple[Step, str]:
     """What to do about work that differs from the last job's, and why, in words for the timeline."""
     if not new.images <= last.images:
-        return (Step.HOLD if late == "hold" else Step.RUN), "late images"
+        return (Step.HOLD if late == "hold" else Step.RUN), LATE_IMAGES
     if new.work == last.work:
         return _corrected(last), "patient or study attributes were corrected"
     step = Step.HOLD if last.state is JobState.HELD else Step.RUN

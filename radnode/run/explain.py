@@ -176,8 +176,10 @@ def _check_routing(settings: Settings, catalog: Catalog, with_echo: bool) -> Ite
     if routing.senders.any:
         yield Finding("warning", "senders: any - every machine that reaches the DICOM port may push")
     for rule in routing.rules:
-        if rule.notify and not settings.webhook_url:
+        if rule.notify and not rule.mail_to and not settings.webhook_url:
             yield Finding("warning", f"rule {rule.name} has `notify`, but WEBHOOK_URL is not set: nobody is told")
+        if rule.mail_to and not settings.smtp_host:
+            yield Finding("warning", f"rule {rule.name} has `mail_to`, but RADNODE_SMTP_HOST is not set")
     for place in routing.destinations.values():
         rules = [each.name for each in routing.rules if each.app and place.name in each.send_to]
         yield from _check_destination(place, rules, settings) if with_echo else (_named(place),)

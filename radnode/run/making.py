@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from radnode import metrics
-from radnode.domain.generations import Asked, Step, next_step
+from radnode.domain.generations import LATE_IMAGES, Asked, Step, next_step
 from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successor_id
 from radnode.domain.routing import Catalog, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
-from radnode.state import generations, intake, jobs, purges
+from radnode.state import generations, intake, jobs, notifications, purges
 from radnode.state.ledger import Record, Transaction, note
 
 FORWARD = "original"
@@ -93,6 +93,9 @@ class Making:
                 return []
             state = JobState.HELD if step is Step.HOLD else JobState.WAITING
             jobs.create(tx, new, state=state.value, error=match.held or new.why if step is Step.HOLD else "")
+            if new.why == LATE_IMAGES:
+                done = "the new job is held" if step is Step.HOLD else "the app runs again"
+                notifications.because(tx, new.id, "late", "", done)
         for old in former:
             if old.id != new.id and (state not in _NOT_YET or old.state == JobState.HELD.value):
                 generations.supersede(tx, old, match.rule.name, new.id)
@@ -129,6 +132,7 @@ class Making:
             expire=rule.expire,
             notify=rule.notify,
             run_between=f"{rule.run_between} {self._settings.tz}".strip() if rule.run_between else "",
+            mail_to=rule.mail_to,
             shadow=rule.shadow,
         )
 
@@ -178,6 +182,7 @@ def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:
         late = _images([filed for filed, _ in pairs]) - known
         if late:
             match.note(tx, "late images ignored", images=len(late))
+            notifications.because(tx, former[0].id, "late", str(len(late)), "they are ignored")
         pairs = [(filed.only(known), name) for filed, name in pairs if known & filed.copies.keys()]
     return replace(match, chosen=tuple(filed for filed, _ in pairs), names=tuple(name for _, name in pairs))
 

@@ -1,4 +1,4 @@
-"""Tells others what became of a job: a webhook, signed, retried, each message once or again under the same id."""
+"""Tells others what became of a job by webhook and mail: retried, each once or again under the same id."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 import httpx
 
 from radnode import metrics
+from radnode.domain.errors import RadnodeError
+from radnode.run.mail import mail, send
+from radnode.run.substitutes import Substitutes
 from radnode.settings import Settings
 from radnode.state import jobs, notifications
+from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record
 from radnode.telemetry import log
 
-EVENTS = ("delivered", "failed", "declined")
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _SIGNATURE, _ID = "X-Radnode-Signature", "X-Radnode-Id"
 _TRANSIENT = {408, 425, 429}
@@ -26,8 +29,9 @@ _TRANSIENT = {408, 425, 429}
 class Notifier:
     """Part of what a `deliver` ticket starts."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, owner: str, stopping: threading.Event) -> None:
         self._settings, self._ledger, self._stopping = settings, ledger, stopping
+        self._substitutes = Substitutes(settings, ledger, owner)
 
     def drain(self) -> None:
         """Until there is nothing to tell now."""
@@ -41,7 +45,14 @@ class Notifier:
     def _tell(self, row: Record) -> None:
         with self._ledger.read() as tx:
             job, study = jobs.get(tx, row.job_id), jobs.study_of(tx, row.job_id)
-        fault, permanent = self._post(row, message(row, job, study, self._settings))
+        if row.channel == notifications.WEBHOOK and job.mail_to and not self._settings.webhook_url:
+            with self._ledger.begin("nobody to notify") as tx:
+                notifications.drop(tx, row)
+            return
+        said = message(row, job, study, self._settings)
+        tell = self._mail if row.channel == notifications.MAIL else self._post
+        fault, permanent = tell(row, job, said)
+        point("notified")
         if not fault:
             with self._ledger.begin("notification sent") as tx:
                 notifications.sent(tx, row)
@@ -50,9 +61,27 @@ class Notifier:
         with self._ledger.begin("notification failed") as tx:
             state = notifications.failed(tx, row, fault, self._ledger.now(), permanent=permanent)
         metrics.notifications.labels(row.event, "parked" if state == notifications.PARKED else "retried").inc()
-        log().warning("notification not taken", job=row.job_id[:12], about=row.event, error=fault, attempts=row.attempt)
+        log().warning(
+            "notification not taken",
+            job=row.job_id[:12],
+            about=row.event,
+            channel=row.channel,
+            error=fault,
+            attempts=row.attempt,
+        )
 
-    def _post(self, row: Record, said: dict[str, Any]) -> tuple[str, bool]:
+    def _mail(self, row: Record, job: Record, said: dict[str, Any]) -> tuple[str, bool]:
+        if not self._settings.smtp_host:
+            return "RADNODE_SMTP_HOST is not set", True
+        page = b""
+        if row.event == "delivered":
+            try:
+                page = self._substitutes.page_of(job.id, with_identity=self._settings.notify_identity)
+            except RadnodeError as error:
+                said["attachment"] = f"none: {error}"
+        return send(mail(said, job.mail_to, row.created_at, page, self._settings), self._settings)
+
+    def _post(self, row: Record, job: Record, said: dict[str, Any]) -> tuple[str, bool]:
         """What went wrong, and whether trying again is of no use; empty where it was taken."""
         if not self._settings.webhook_url:
             return "WEBHOOK_URL is not set", True

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from radnode.dicom.encode import Encoded
 
 REISSUE = "reissue"
+_BURNED_IN = frozenset(["BurnedInAnnotation"])
 _NOTHING: Mapping[str, str] = {}
 _MEMORY = 4 << 30
 _SECONDS = 300
@@ -68,7 +69,7 @@ class Substitutes:
     ) -> list[Record]:
         """Has each row that has a form sent in it; returns those rows. Raises ResultError, SpoolError."""
         forms = [(row, form_of(row)) for row in rows]
-        made = [(row, form, self._made(delivery, [row], form)[0]) for row, form in forms if form]
+        made = [(row, form, self._made(delivery.job_id, [row], form)[0]) for row, form in forms if form]
         if made:
             with self._ledger.begin("substitute") as tx:
                 substitutes.record(tx, delivery, [(row, each) for row, _, each in made])
@@ -82,7 +83,7 @@ class Substitutes:
         """Has all of these sent under another identity. Raises ResultError where it cannot be, SpoolError."""
         if any(row.kind == FORWARD for row in rows):
             raise ResultError("originals are sent as they came")
-        made = self._made(delivery, rows, REISSUE, corrections)
+        made = self._made(delivery.job_id, rows, REISSUE, corrections)
         first = read_attributes(self._settings.spool / made[0].path, frozenset(corrections))
         if differing({key: str(values[0]) for key, values in first.items()}, corrections):
             raise ResultError("what the destination calls the patient cannot be written")
@@ -90,16 +91,33 @@ class Substitutes:
             substitutes.record(tx, delivery, list(zip(rows, made, strict=True)))
             deliveries.noted(tx, delivery, "reissued", instances=len(rows), reason=why)
 
+    def page_of(self, job_id: str, *, with_identity: bool) -> bytes:
+        """A PDF for a person: the app's own, where it may be shown, or a page of its report; empty: there is neither.
+
+        Raises ResultError, SpoolError.
+        """
+        from radnode.dicom.encode.pdf import embedded  # noqa: PLC0415 - few workers need it
+
+        with self._ledger.read() as tx:
+            made = jobs.results(tx, job_id)
+        for row in (each for each in made if each.kind == "pdf"):
+            path = self._settings.spool / row.path
+            if with_identity or read_attributes(path, _BURNED_IN).get("BurnedInAnnotation") == ("NO",):
+                return embedded(path)
+        for row in (each for each in made if each.kind == "sr"):
+            return embedded(self._settings.spool / self._made(job_id, [row], "pdf")[0].path)
+        return b""
+
     def _made(
-        self, delivery: Record, rows: Sequence[Record], form: str, corrections: Mapping[str, str] = _NOTHING
+        self, job_id: str, rows: Sequence[Record], form: str, corrections: Mapping[str, str] = _NOTHING
     ) -> list[ResultRow]:
         """One object for each row, in their order; those that were made before a crash, where they were."""
         asked = json.dumps([form, [row.sop_instance_uid for row in rows], dict(corrections)], sort_keys=True)
-        name = f"{delivery.job_id}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+        name = f"{job_id}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
         spool = Spool(self._settings.spool, self._settings.durability)
         place = spool.result(name)
         if place is None:
-            place = self._publish(spool, name, self._request(delivery, rows, form) | {"corrections": dict(corrections)})
+            place = self._publish(spool, name, self._request(job_id, rows, form) | {"corrections": dict(corrections)})
         manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
         return [
             ResultRow(
@@ -113,10 +131,10 @@ class Substitutes:
             for each in manifest["objects"]
         ]
 
-    def _request(self, delivery: Record, rows: Sequence[Record], form: str) -> dict[str, Any]:
+    def _request(self, job_id: str, rows: Sequence[Record], form: str) -> dict[str, Any]:
         root = self._settings.spool
         with self._ledger.read() as tx:
-            job, inputs = jobs.get(tx, delivery.job_id), jobs.inputs(tx, delivery.job_id)
+            job, inputs = jobs.get(tx, job_id), jobs.inputs(tx, job_id)
         named = {name: [str(root / path) for path in paths] for name, paths in inputs.items()}
         kept = [str(root / row.path) for row in rows]
         assignment = assignment_of(job, named, self._settings, site_uid(self._ledger))

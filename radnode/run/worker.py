@@ -68,7 +68,7 @@ class Worker:
         self.runner = Runner(settings, self.name, self.spool.work, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
-        self.notifier = Notifier(settings, self.ledger, self.stopping)
+        self.notifier = Notifier(settings, self.ledger, self.name, self.stopping)
         self.reporter = Reporter(settings, self.ledger, self.name, self.stopping)
 
     def run(self, stop: StopSignal) -> None:

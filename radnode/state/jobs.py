@@ -52,6 +52,7 @@ class NewJob:
     expire: float | None = None
     notify: tuple[str, ...] = ()
     run_between: str = hours.ALWAYS
+    mail_to: tuple[str, ...] = ()
     work: str = ""
     revision: int = 0
     identity: int = 0
@@ -92,6 +93,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "shadow": new.shadow,
         "expire": new.expire,
         "notify": list(new.notify),
+        "mail_to": list(new.mail_to),
         "queue": new.queue,
         "priority": new.priority,
         "state": state,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from radnode.domain.jobs import backoff
 from radnode.state import schema
 from radnode.state.ledger import insert_new, note
 
+WEBHOOK, MAIL = "webhook", "mail"
 WAITING, SENT, PARKED = "waiting", "sent", "parked"
 _LEASE = 120.0
 _GIVE_UP = 3 * 86400.0
@@ -22,11 +23,16 @@ _column = schema.notification.c
 
 
 def because(tx: Connection, job_id: str, event: str, detail: str, reason: str = "") -> None:
-    """Makes a row if the job's rule wants to be heard of this event. `detail` tells repeated events apart."""
-    job = tx.execute(select(schema.job.c.notify, schema.job.c.shadow).where(schema.job.c.id == job_id)).one()
-    if event in job.notify and not job.shadow:
-        row = {"job_id": job_id, "event": event, "detail": detail, "reason": reason, "state": WAITING}
-        tx.execute(insert_new(tx, schema.notification), {**row, "created_at": time.time()})
+    """Makes a row for each channel if the job's rule wants to be heard of this event.
+
+    `detail` tells repeated events apart.
+    """
+    job = tx.execute(select(schema.job).where(schema.job.c.id == job_id)).one()
+    if event not in job.notify or job.shadow:
+        return
+    for channel in (WEBHOOK, MAIL) if job.mail_to else (WEBHOOK,):
+        row = {"job_id": job_id, "channel": channel, "event": event, "detail": detail, "reason": reason}
+        tx.execute(insert_new(tx, schema.notification), {**row, "state": WAITING, "created_at": time.time()})
 
 
 def claim(tx: Connection, now: float) -> Row[Any] | None:
@@ -44,6 +50,11 @@ def claim(tx: Connection, now: float) -> Row[Any] | None:
     ).first()
 
 
+def drop(tx: Connection, row: Row[Any]) -> None:
+    """Nobody is to be told this way."""
+    tx.execute(delete(schema.notification).where(_ours(row)))
+
+
 def sent(tx: Connection, row: Row[Any]) -> bool:
     return _end(tx, row, SENT, "")
 
@@ -53,7 +64,8 @@ def failed(tx: Connection, row: Row[Any], error: str, now: float, *, permanent: 
     if permanent or time.time() - row.created_at > _GIVE_UP:
         _end(tx, row, PARKED, error)
         job = tx.execute(select(schema.job).where(schema.job.c.id == row.job_id)).one()
-        note(tx, "notification parked", study_id=job.study_id, job_id=job.id, about=row.event, error=error)
+        said = {"about": row.event, "channel": row.channel, "error": error}
+        note(tx, "notification parked", study_id=job.study_id, job_id=job.id, **said)
         return PARKED
     values = {"error": error, "not_before": now + backoff(row.attempt, cap=600.0)}
     tx.execute(update(schema.notification).where(_ours(row)).values(values))

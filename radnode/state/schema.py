@@ -192,6 +192,7 @@ job = Table(
     Column("shadow", Boolean, nullable=False, default=False),
     Column("expire", Float),
     Column("notify", JSON, nullable=False, default=list),
+    Column("mail_to", JSON, nullable=False, default=list),
     Column("queue", Text, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("state", Text, nullable=False),
@@ -303,12 +304,13 @@ substitute = Table(
     Column("size", BigInteger, nullable=False),
 )
 
-# Whom a rule lets know of a job's end; `detail` tells repeated events of a job apart.
+# Whom a rule lets know of a job's end, by which `channel`; `detail` tells repeated events of a job apart.
 notification = Table(
     "notification",
     metadata,
     Column("id", Key, primary_key=True),
     Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("channel", Text, nullable=False),
     Column("event", Text, nullable=False),
     Column("detail", Text, nullable=False, default=""),
     Column("reason", Text, nullable=False, default=""),
@@ -318,7 +320,7 @@ notification = Table(
     Column("error", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
-    UniqueConstraint("job_id", "event", "detail"),
+    UniqueConstraint("job_id", "channel", "event", "detail"),
     Index("ix_notification_state_not_before", "state", "not_before"),
 )
 

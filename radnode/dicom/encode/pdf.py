@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
@@ -35,6 +36,12 @@ def encode(result: EncapsulatedPdf, context: Context) -> Iterator[Encoded]:
     ds.EncapsulatedDocumentLength = len(data)
     ds.add_new("EncapsulatedDocument", "OB", data + b"\0" * (len(data) % 2))
     yield context.finish("pdf", ds)
+
+
+def embedded(kept: Path) -> bytes:
+    """The document in a kept object."""
+    ds = dcmread(kept)
+    return bytes(ds.EncapsulatedDocument[: ds.get("EncapsulatedDocumentLength")])
 
 
 def _document(document: Any) -> bytes:

@@ -36,6 +36,7 @@ KEYS = (
     "complete",
     "expire",
     "notify",
+    "mail_to",
     "run_between",
     "late",
     "mode",
@@ -45,7 +46,7 @@ DEFAULTS_KEYS = ("priority", "send_to")
 LABEL_KEYS = ("number", "description")
 
 _LEVELS = ("series", "study")
-_EVENTS = ("delivered", "failed", "declined")
+EVENTS = ("delivered", "failed", "declined", "late")
 _LATE = ("rerun", "ignore", "hold")
 _MODES = ("live", "shadow")
 
@@ -110,6 +111,7 @@ class RuleReader:
             complete=read_complete(reader, fields.get("complete"), self._defaults.complete),
             expire=reader.read(fields.get("expire"), values.duration, None),
             notify=_notify(reader, fields.get("notify")),
+            mail_to=_addresses(reader, fields.get("mail_to")),
             run_between=reader.read(fields.get("run_between"), values.hours, None),
             late=cast(Late, reader.read(fields.get("late"), lambda each: choice_of(each, _LATE), "rerun")),
         )
@@ -144,6 +146,8 @@ class RuleReader:
                     self._reader.problem(line_of(fields[key]), f"{key} is of no use to a rule without an app")
         if "inputs" in fields and level != "study":
             self._reader.problem(line_of(fields["inputs"]), "inputs are chosen from a study: add `level: study`")
+        if "mail_to" in fields and "notify" not in fields:
+            self._reader.problem(line_of(fields["mail_to"]), "mail_to does nothing without `notify`: which events?")
         if "wait" in fields and "inputs" not in fields:
             self._reader.problem(line_of(fields["wait"]), "wait is for named inputs: without `inputs` it does nothing")
         for key, _, node in self._reader.entries(fields.get("complete")):
@@ -178,8 +182,13 @@ class RuleReader:
 
 def _notify(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:
     nodes = NO_NODES if node is None else reader.read(node, items_of, NO_NODES)
-    read = [reader.read(each, lambda one: choice_of(one, _EVENTS), "") for each in nodes]
+    read = [reader.read(each, lambda one: choice_of(one, EVENTS), "") for each in nodes]
     return tuple(dict.fromkeys(each for each in read if each))
+
+
+def _addresses(reader: Reader, node: yaml.Node | None) -> tuple[str, ...]:
+    nodes = NO_NODES if node is None else reader.read(node, items_of, NO_NODES)
+    return tuple(dict.fromkeys(each for each in (reader.read(one, values.mail_address, "") for one in nodes) if each))
 
 
 def _priority(reader: Reader, fields: Fields, otherwise: Priority) -> Priority:

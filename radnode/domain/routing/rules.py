@@ -52,7 +52,8 @@ class Rule:
         options: all options of the app, as values JSON can hold.
         send_to: destinations; empty keeps the results on the node.
         complete: the rule's own times, those of `routing.yaml` where it has none.
-        notify: events of its jobs that a webhook is told of: `delivered`, `failed`, `declined`.
+        notify: events of its jobs that others are told of: `delivered`, `failed`, `declined`, `late`.
+        mail_to: addresses that are told by mail.
         expire: seconds after which a result is parked instead of sent; None: never.
         late: what becomes of images that come after its job was made.
         shadow: the app runs and its results are kept, but nothing is sent.
@@ -79,6 +80,7 @@ class Rule:
     complete: Complete = field(default_factory=Complete)
     expire: float | None = None
     notify: tuple[str, ...] = ()
+    mail_to: tuple[str, ...] = ()
     run_between: Hours | None = None
     late: Late = "rerun"
 

@@ -158,6 +158,13 @@ def path(node: yaml.Node) -> str:
     return text
 
 
+def mail_address(node: yaml.Node) -> str:
+    text = text_of(node)
+    if not re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", text) or set(text) & set("<>,;:\\\"()[]") or text.count("@") != 1:
+        raise Refused(line_of(node), f"{quoted(text)} is no mail address; write radiology@hospital.org")
+    return text
+
+
 def description(node: yaml.Node) -> str:
     """A SeriesDescription (PS3.5 6.2, VR LO), in ASCII so that it fits every character set."""
     text = text_of(node)

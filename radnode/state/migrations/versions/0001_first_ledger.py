@@ -201,6 +201,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("expire", sa.Float(), nullable=True),
         sa.Column("notify", sa.JSON(), nullable=False),
+        sa.Column("mail_to", sa.JSON(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -290,6 +291,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         "notification",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("event", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -301,7 +303,9 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_notification_job_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notification")),
-        sa.UniqueConstraint("job_id", "event", "detail", name=op.f("uq_notification_job_id_event_detail")),
+        sa.UniqueConstraint(
+            "job_id", "channel", "event", "detail", name=op.f("uq_notification_job_id_channel_event_detail")
+        ),
     )
     with op.batch_alter_table("notification", schema=None) as batch_op:
         batch_op.create_index("ix_notification_state_not_before", ["state", "not_before"], unique=False)
