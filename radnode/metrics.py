@@ -66,6 +66,7 @@ last_image_to_delivered = Histogram(
     "radnode_last_image_to_delivered_seconds", "From the last image's arrival to the result's.", ("app",), buckets=_ROAD
 )
 
+notices = Counter("radnode_notices_total", "Pages that say that no result came in time.", ("app",))
 notifications = Counter("radnode_notifications_total", "Attempts to notify, by outcome.", ("event", "outcome"))
 
 commitments = _gauge("radnode_commitments", "Storage Commitment transactions now, by state.", ("state",))

@@ -49,6 +49,7 @@ rules:
   - {{name: crashed, app: test, options: {{fail: crash}}, when: {{CallingAETitle: CRASHED}}}}
   - {{name: partly, app: test, send_to: [reports], when: {{CallingAETitle: PARTLY}}}}
   - {{name: pages, app: test, send_to: [pages], when: {{CallingAETitle: PAGES}}}}
+  - {{name: noticed, app: test, notice: 1s, options: {{fail: declined}}, when: {{CallingAETitle: NOTICED}}}}
   - name: waits
     app: test
     level: study
@@ -184,6 +185,16 @@ def other_form(stage: Stage, label: str) -> None:
     delivery_in(stage.node, study_uid(files), "delivered", "pages")
     assert_once(stage.sink, arrived, 2, again=True)
     stage.assert_tidy()
+
+
+def noticed(stage: Stage, label: str) -> None:
+    """No result comes in time, and a page says so."""
+    arrived = len(stage.sink.received)
+    stage.push("NOTICED")
+    stage.sink.wait_for(arrived + 1, timeout=60)
+    stage.hit(label)
+    stage.assert_tidy()
+    assert_once(stage.sink, arrived, 1, again=True)
 
 
 def interrupted(stage: Stage, label: str) -> None:
@@ -428,6 +439,7 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
     "expire delivery": late,
     "leave out": partly,
     "substitute": other_form,
+    **dict.fromkeys(("start notices", "send notice"), noticed),
     "interrupt delivery": interrupted,
     "end wait": waited,
     "postpone delivery": postponed,
@@ -455,9 +467,9 @@ SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
 
 
 UNREHEARSED = {
-    "ask for commitment", "await found", "await report", "claim notification", "confirm found", "copied", "fetched",
-    "hold delivery", "job progress", "nobody to notify", "not asked", "notification failed", "notification sent",
-    "notified", "record fetched", "reissue", "replay job", "report taken",
+    "ask for commitment", "await found", "await report", "claim notice", "claim notification", "confirm found",
+    "copied", "fetched", "hold delivery", "job progress", "nobody to notify", "not asked", "notification failed",
+    "notification sent", "notified", "record fetched", "reissue", "replay job", "report taken",
 }  # fmt: skip
 """Labels that no scenario leads to yet: receipts, identities, fetching, notifications, backup, progress, rerun."""
 

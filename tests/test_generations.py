@@ -24,11 +24,9 @@ def with_late(policy: str) -> str:
     return f"{{name: wiring, app: test, send_to: [a], late: {policy}, notify: [late], mail_to: [a@b.org]}}"
 
 
-def told(desk: Desk) -> set[tuple[str, str, str]]:
-    """(channel, event, reason) of who is to be told of what; each once."""
-    found = [(each.channel, each.event, each.reason) for each in rows(desk.ledger, schema.notification)]
-    assert len(found) == len(set(found))
-    return set(found)
+def told(desk: Desk) -> list[tuple[str, str, str]]:
+    """(channel, event, reason) of what others are to be told."""
+    return [(each.channel, each.event, each.reason) for each in rows(desk.ledger, schema.notification)]
 
 
 def edited(files: list[Path], folder: Path, **changes: object) -> list[Path]:
@@ -152,7 +150,7 @@ def test_ignored_late_images_are_noted_and_start_nothing(desk: Desk, tmp_path: P
     desk.push(files)
     assert desk.states() == ["done"]
     assert [each["images"] for each in desk.events("late images ignored")] == [1, 1]
-    assert told(desk) == {(channel, "late", "they are ignored") for channel in ("webhook", "mail")}
+    assert told(desk) == [(channel, "late", "they are ignored") for channel in ("webhook", "mail")]
 
 
 def test_held_late_images_wait_for_a_person_beside_the_result_there_is(desk: Desk, tmp_path: Path) -> None:
@@ -165,6 +163,7 @@ def test_held_late_images_wait_for_a_person_beside_the_result_there_is(desk: Des
     assert desk.states() == ["done", "cancelled", "held"]
     assert desk.sent() == [("a", "waiting")]
     assert desk.study()["state"] == "attention"
+    assert {reason for _, _, reason in told(desk)} == {"the new job is held"}
     with desk.ledger.begin() as tx:
         assert generations.again(tx, desk.jobs()[2].id, "me")
     assert desk.states() == ["done", "cancelled", "waiting"]

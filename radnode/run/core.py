@@ -33,7 +33,7 @@ from radnode.run.retention import Retention
 from radnode.run.study_inquiry import StudyInquiry
 from radnode.run.study_watch import StudyWatch
 from radnode.settings import Settings
-from radnode.state import claims, commitments, deliveries, holds, intake, notifications, waits
+from radnode.state import claims, commitments, deliveries, holds, intake, notices, notifications, waits
 from radnode.state.ledger import Ledger, Unavailable, ping
 from radnode.state.presence import Barrier, Presence, forget, present
 from radnode.state.scan import scan
@@ -114,6 +114,7 @@ class Core:
             commitments.wake_all(tx)
             notifications.wake_all(tx)
             waits.after_restart(tx, now)
+            notices.after_restart(tx, now)
             holds.watch_for_loss(tx)
             metrics.info.labels(version("radnode")).set(1)
         adopted = self._adopt()
@@ -163,6 +164,7 @@ class Core:
             self.assembling.advance(self.routing_file.routing)
         self._every("commitments", _COMMITMENTS_EVERY, self.commitments.advance)
         self._every("waits", _WAITS_EVERY, lambda: self.completion.end_waits(self.routing_file.routing))
+        self._every("notices", _WAITS_EVERY, self._start_notices)
         self._every("reconcile", _RECONCILE_EVERY, self._reconcile)
         self._every("purge", _PURGE_EVERY, lambda: self.purging.submit("purge", self.retention.round))
         self._every("gauges", _GAUGES_EVERY, self._gauges)
@@ -213,6 +215,7 @@ class Core:
         now = self.ledger.now()
         with self.ledger.read() as tx:
             to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now) + notifications.runnable(tx, now)
+            to_send += notices.runnable(tx, now)
             runnable = {**claims.runnable(tx), "deliver": to_send}
         try:
             missing = self.tickets.top_up(runnable)
@@ -221,6 +224,14 @@ class Core:
             missing = runnable
         for queue in brokers.QUEUES:
             metrics.tickets_missing.labels(queue).set(missing.get(queue, 0))
+
+    def _start_notices(self) -> None:
+        """The time begins that new jobs have for a result."""
+        with self.ledger.read() as tx:
+            news = notices.any_new(tx)
+        if news:
+            with self.ledger.begin("start notices") as tx:
+                notices.start(tx, self.ledger.now())
 
     def _clear_places(self) -> None:
         """Removes what dead workers left in the work folder, also of jobs that had ended just before."""

@@ -12,7 +12,7 @@ from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successo
 from radnode.domain.routing import Catalog, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
-from radnode.state import generations, intake, jobs, notifications, purges
+from radnode.state import generations, intake, jobs, notices, notifications, purges
 from radnode.state.ledger import Record, Transaction, note
 
 FORWARD = "original"
@@ -96,6 +96,8 @@ class Making:
             if new.why == LATE_IMAGES:
                 done = "the new job is held" if step is Step.HOLD else "the app runs again"
                 notifications.because(tx, new.id, "late", "", done)
+        if match.rule.notice is not None and not match.rule.shadow:
+            notices.expect(tx, new.id, match.rule.notice)
         for old in former:
             if old.id != new.id and (state not in _NOT_YET or old.state == JobState.HELD.value):
                 generations.supersede(tx, old, match.rule.name, new.id)

@@ -27,6 +27,7 @@ from radnode.run.delivery import Deliverer
 from radnode.run.hands import Hands
 from radnode.run.joblog import log_path
 from radnode.run.lifeline import StopSignal
+from radnode.run.notices import Notices
 from radnode.run.notifying import Notifier
 from radnode.run.runner import Child, Ending, Runner
 from radnode.settings import Settings
@@ -68,6 +69,7 @@ class Worker:
         self.runner = Runner(settings, self.name, self.spool.work, self.presence.fd)
         self.hands = Hands(self.ledger, self.name)
         self.deliverer = Deliverer(settings, self.ledger, self.name, self.hands, self.stopping)
+        self.notices = Notices(settings, self.ledger, self.name, self.stopping)
         self.notifier = Notifier(settings, self.ledger, self.name, self.stopping)
         self.reporter = Reporter(settings, self.ledger, self.name, self.stopping)
 
@@ -110,6 +112,7 @@ class Worker:
         return lambda: self._drain(queue)
 
     def _deliver(self) -> None:
+        self.notices.drain()
         self.deliverer.drain()
         self.reporter.drain()
         self.notifier.drain()

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from radnode.domain.jobs import MAX_CRASHES, MAX_WORKERS_LOST
-from radnode.state import hours, jobs, notifications, schema
+from radnode.state import hours, jobs, notices, notifications, schema
 from radnode.state.jobs import DECLINED, DONE, FAILED, RUNNING, WAITING, ResultRow, noted
 from radnode.state.ledger import note, take_turns
 
@@ -74,6 +74,7 @@ def finish(tx: Connection, job: Row[Any], results: Sequence[ResultRow], **detail
     jobs.add_results(tx, job.id, results)
     note(tx, "done", study_id=job.study_id, series_id=job.series_id, job_id=job.id, results=len(results), **details)
     jobs.make_deliveries(tx, jobs.get(tx, job.id))
+    notices.withdraw(tx, job.id)
     return True
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, case, exists, or_, select, update
 
 from radnode.domain.jobs import JobInput, SeriesLabel, successor_id
 from radnode.domain.jobs import job_id as identify
-from radnode.state import deliveries, jobs, schema
+from radnode.state import deliveries, jobs, notices, schema
 from radnode.state.jobs import CANCELLED, DONE, HELD, RUNNING, WAITING, NewJob
 from radnode.state.ledger import take_turns
 
@@ -49,6 +49,8 @@ def seen(tx: Connection, job: Row[Any] | None) -> str:
     while job is not None:
         if job.state == DONE and _was_seen(tx, job.id):
             return str(job.id)
+        if job.state != DONE and job.supersedes:  # what it was to take the place of, a notice perhaps
+            return str(job.supersedes)
         job = tx.execute(select(schema.job).where(_job.id == job.predecessor)).first()
     return ""
 
@@ -79,6 +81,7 @@ def supersede(tx: Connection, old: Row[Any], rule: str, by: str) -> None:
             "finished_at": case((live, time.time()), else_=_job.finished_at),
         }
         tx.execute(update(schema.job).where(_job.id == old.id).values(ended))
+        notices.withdraw(tx, old.id)
     withdrawn = deliveries.withdraw(tx, old.id, keep=send_to)
     jobs.noted(tx, old, "superseded", rule=rule, by=by, withdrawn=withdrawn)
 

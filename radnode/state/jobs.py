@@ -107,8 +107,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         return False
     hours.remember(tx, new.run_between)
     _ask(tx, new)
-    inputs = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
-    tx.execute(insert(schema.job_input), inputs)
+    _add_inputs(tx, new)
     note(
         tx,
         "job",
@@ -124,6 +123,11 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         **({"shadow": True} if new.shadow else {}),
     )
     return True
+
+
+def _add_inputs(tx: Connection, new: NewJob) -> None:
+    rows = [{"job_id": new.id, "name": name, "instance_id": each} for name, ids in new.inputs.items() for each in ids]
+    tx.execute(insert(schema.job_input), rows)
 
 
 def join(tx: Connection, new: NewJob) -> None:

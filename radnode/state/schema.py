@@ -345,6 +345,15 @@ wait = Table(
     Column("began_at", Float, nullable=False),
 )
 
+# A job whose rule wants a page in the study when no result came in `seconds`: see `notices`.
+notice = Table(
+    "notice",
+    metadata,
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("seconds", Float, nullable=False),
+    Column("until", Float, index=True),
+)
+
 pause = Table(
     "pause",
     metadata,

@@ -37,6 +37,7 @@ KEYS = (
     "expire",
     "notify",
     "mail_to",
+    "notice",
     "run_between",
     "late",
     "mode",
@@ -112,6 +113,7 @@ class RuleReader:
             expire=reader.read(fields.get("expire"), values.duration, None),
             notify=_notify(reader, fields.get("notify")),
             mail_to=_addresses(reader, fields.get("mail_to")),
+            notice=reader.read(fields.get("notice"), values.duration, None),
             run_between=reader.read(fields.get("run_between"), values.hours, None),
             late=cast(Late, reader.read(fields.get("late"), lambda each: choice_of(each, _LATE), "rerun")),
         )
@@ -141,7 +143,7 @@ class RuleReader:
     def _refuse_useless(self, fields: Fields, level: Level) -> None:
         """A key that changes nothing is taken for a misunderstanding."""
         if "app" not in fields:
-            for key in ("options", "series", "run_between", "late", "inputs", "mode"):
+            for key in ("options", "series", "notice", "run_between", "late", "inputs", "mode"):
                 if key in fields:
                     self._reader.problem(line_of(fields[key]), f"{key} is of no use to a rule without an app")
         if "inputs" in fields and level != "study":

@@ -54,6 +54,7 @@ class Rule:
         complete: the rule's own times, those of `routing.yaml` where it has none.
         notify: events of its jobs that others are told of: `delivered`, `failed`, `declined`, `late`.
         mail_to: addresses that are told by mail.
+        notice: seconds after which a page says that there is no result; None: never.
         expire: seconds after which a result is parked instead of sent; None: never.
         late: what becomes of images that come after its job was made.
         shadow: the app runs and its results are kept, but nothing is sent.
@@ -81,6 +82,7 @@ class Rule:
     expire: float | None = None
     notify: tuple[str, ...] = ()
     mail_to: tuple[str, ...] = ()
+    notice: float | None = None
     run_between: Hours | None = None
     late: Late = "rerun"
 

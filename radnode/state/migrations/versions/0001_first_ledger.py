@@ -331,6 +331,17 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table
         sa.PrimaryKeyConstraint("study_id", "rule", name=op.f("pk_wait")),
     )
     op.create_table(
+        "notice",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("until", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_notice_job_id")),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_notice")),
+    )
+    with op.batch_alter_table("notice", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_notice_until"), ["until"], unique=False)
+
+    op.create_table(
         "result",
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
