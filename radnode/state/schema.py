@@ -289,8 +289,7 @@ sent = Table(
     Column("at", Float, nullable=False),
 )
 
-# What one delivery sends in place of a result (`original_uid`): another object, under a UID of its own. Made once, and
-# kept to, whatever the destination takes later. `sent` knows it by the UID it is sent under.
+# What a delivery sends in place of a result, whatever is taken later; `sent` knows it by the UID it is sent under.
 substitute = Table(
     "substitute",
     metadata,
