@@ -25,7 +25,7 @@ from tests.test_generations import edited
 
 FORWARD = "{name: copies, send_to: [a]}"
 BOTH = "{name: wiring, app: test, send_to: [a, b]}"
-ALL = 4 + 2  # images; the result, and what went instead
+ALL = 4 + 3  # images; the result, what went instead, and by mail
 OTHER = "{name: other, app: test, send_to: [a], when: {Modality: MR}}"
 
 
@@ -40,7 +40,7 @@ def finished(desk: Desk, files: list[Path]) -> None:
         desk.run()
         place = desk.settings.spool / "results" / job.id
         instead = place.with_name(f"{job.id}.substitute")
-        for each in (place, instead):
+        for each in (place, instead, place.with_name(f"{job.id}.mail")):
             each.mkdir(parents=True)
             (each / "manifest.json").write_text("{}")
         log = desk.settings.home / "log" / "jobs" / f"{job.id}.1.log"

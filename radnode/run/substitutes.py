@@ -17,7 +17,7 @@ from radnode.run.making import FORWARD
 from radnode.run.remaking import REISSUE, Remaking
 from radnode.settings import Settings
 from radnode.state import deliveries, jobs, substitutes
-from radnode.state.jobs import ResultRow
+from radnode.state.jobs import ResultRow, mailed
 from radnode.state.ledger import Ledger, Record
 
 _BURNED_IN = frozenset(["BurnedInAnnotation"])
@@ -78,13 +78,14 @@ class Substitutes:
         from radnode.dicom.encode.pdf import embedded  # noqa: PLC0415 - few workers need it
 
         with self._ledger.read() as tx:
-            made = jobs.results(tx, job_id)
+            made, job = jobs.results(tx, job_id), jobs.get(tx, job_id)
         for row in (each for each in made if each.kind == "pdf"):
             path = self._settings.spool / row.path
             if with_identity or read_attributes(path, _BURNED_IN).get("BurnedInAnnotation") == ("NO",):
                 return embedded(path)
         for row in (each for each in made if each.kind == "sr"):
-            return embedded(self._settings.spool / self._made(job_id, [row], "pdf")[0].path)
+            (page,) = self._remaking.made(mailed(job_id), job, "pdf", kept=[str(self._settings.spool / row.path)])
+            return embedded(self._settings.spool / page.path)
         return b""
 
     def _made(

@@ -252,6 +252,11 @@ def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
     return tx.execute(select(schema.result).where(mine).order_by(schema.result.c.position)).all()
 
 
+def mailed(job_id: str) -> str:
+    """The folder of the page of a job's report that goes with mails."""
+    return f"{job_id}.mail"
+
+
 def made_here(tx: Connection, sop_instance_uids: Collection[str]) -> set[str]:
     """Which of these are results of this node."""
     uids, found = list(sop_instance_uids), set[str]()

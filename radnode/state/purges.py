@@ -183,11 +183,11 @@ def attempts(tx: Connection, study_id: int) -> dict[str, int]:
 
 
 def published(tx: Connection, study_id: int) -> set[str]:
-    """Folders of what its purged jobs, and deliveries in place of it, have published."""
+    """Folders of what its purged jobs, and deliveries and mails in place of it, have published."""
     ids = attempts(tx, study_id).keys()
     instead = select(schema.substitute.c.path).join(schema.delivery, _delivery.id == schema.substitute.c.delivery_id)
     found = tx.execute(instead.join(schema.job, _job.id == _delivery.job_id).where(_job.study_id == study_id))
-    return {*ids, *(path.split("/")[1] for path in found.scalars())}
+    return {*ids, *map(jobs.mailed, ids), *(path.split("/")[1] for path in found.scalars())}
 
 
 def finish(tx: Connection, study_id: int) -> None:
