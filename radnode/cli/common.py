@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -54,3 +55,11 @@ def load_settings() -> Settings:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def show(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
+    """A value as JSON, or as it is rendered for people."""
+    if as_json:
+        print_json(value)
+    else:
+        out.print(render())
