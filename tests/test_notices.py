@@ -101,6 +101,21 @@ def test_a_result_that_comes_while_the_page_is_drawn_is_all_that_is_sent(desk: D
     assert [each.id for each in rows(desk.ledger, schema.job)] == ["j1"]
 
 
+def test_one_of_two_workers_sends_it(ledger: Ledger) -> None:
+    make_job(ledger, "j1")
+    with ledger.begin() as tx:
+        notices.expect(tx, "j1", 5.0)
+        notices.expect(tx, "j1", 9.0)
+        assert notices.any_new(tx)
+        notices.start(tx, 100.0)
+        assert notices.claim(tx, 104.0) is None
+        assert notices.claim(tx, 105.0) is not None
+        assert notices.claim(tx, 105.0) is None
+        assert notices.claim(tx, 116.0) is not None
+        assert [notices.send(tx, "j1", "it failed", [result(7)]) for _ in range(2)] == [True, False]
+    assert [(each.job_id, each.state) for each in rows(ledger, schema.delivery)] == [(notice_id("j1"), "waiting")]
+
+
 def test_a_worker_that_dies_at_it_leaves_it_to_another_which_sends_the_same_page(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,8 @@ _LONGEST_ERROR = 500
 
 
 class Remaking:
-    """
+    """Makes objects, or finds those that were made before.
+
     Args:
         owner: the worker, which names its scratch folders.
     """
