@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +38,8 @@ rules:
 """
 DISK_MIB, DISK_MIB_A_MINUTE = 128, 64
 """What the node keeps grows with the time; the disk is to be full only when it is filled."""
-SETTLE = 300.0
+SETTLE = 120.0
+"""Seconds without any change."""
 SHOWN = 50
 
 
@@ -102,11 +104,15 @@ def _strike(killer: Killer, senders: Senders, given: argparse.Namespace) -> None
 
 
 def settle(node: Node) -> list[dict[str, Any]]:
-    """Waits until nothing is under way, and returns all studies as they are then."""
-    deadline = time.monotonic() + SETTLE
+    """Waits until nothing is under way, or nothing changes any more, and returns all studies as they are then."""
+    before, since = Counter[str](), time.monotonic()
     while True:
         studies = look.studies(settings_of(node), limit=10**6)
-        if all(each["state"] in ("done", "attention") for each in studies) or time.monotonic() > deadline:
+        states = Counter(each["state"] for each in studies)
+        if states != before:
+            before, since = states, time.monotonic()
+            print(f"settling: {dict(states)}", file=sys.stderr)
+        if set(states) <= {"done", "attention"} or time.monotonic() > since + SETTLE:
             return studies
         time.sleep(1)
 
@@ -141,7 +147,7 @@ def reconcile(
 def _results(node: Node, study: Study, known: dict[str, Any] | None, made: dict[str, set[str]]) -> Iterator[str]:
     """What is wrong with one study's results. More than one job is right only if its sender was away for long."""
     if known is None or known["state"] != "done":
-        yield f"study {study.uid} is {known and known['state']}"
+        yield f"study {study.uid} is {known and known['state']}: {known and [each['error'] for each in known['jobs']]}"
         return
     jobs = [look.job(settings_of(node), each["id"]) for each in known["jobs"] if each["rule"] == "results"]
     if [each["inputs"] for each in jobs].count(SLICES) != 1:

@@ -190,3 +190,20 @@ def test_a_job_that_meets_a_full_disk_is_done_once_there_is_room(
     settled(node, uid)
     assert len(sink.received) == 2
     assert before <= living_parts(node)
+
+
+def test_jobs_at_work_as_the_disk_fills_are_done_once_there_is_room(
+    disk: SmallDisk, start: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+) -> None:
+    rules = "rules: [{name: test, app: test, options: {sleep: 0.5}, send_to: [a], when: {Modality: CT}}]\n"
+    node = start(QUICK + destinations(a=sink) + rules)
+    studies = [push(node, small_ct(tmp_path / f"ct{seed}", seed, slices=2)) for seed in range(20, 40)]
+    until(lambda: sink.received, "the first are done")
+    for _ in range(2):
+        disk.fill()
+        time.sleep(3)
+        disk.free()
+        time.sleep(1)
+    for uid in studies:
+        settled(node, uid)
+    assert len(sink.received) == len(set(sink.uids)) == 2 * len(studies)

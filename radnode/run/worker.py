@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import secrets
 import threading
 import time
@@ -125,8 +127,11 @@ class Worker:
             claims.interrupt(tx, self.name)
 
     def _drain(self, queue: str) -> None:
-        """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket."""
-        while not self.stopping.is_set():
+        """One ticket: claims and runs jobs of the queue until there is none, so that no job waits for a lost ticket.
+
+        On a full disk none is claimed: the reconciler sends tickets again for as long as jobs wait.
+        """
+        while not self.stopping.is_set() and not self.spool.exhausted():
             claimed = self.capacity.claim(self.needs, partial(self._claim, queue), lambda taken: str(taken[0].app))
             if claimed is None:
                 return
@@ -264,7 +269,7 @@ class Worker:
     def _ended_badly(self, job: Record, ending: Ending, logger: Any) -> None:
         if ending.how == "stopped":
             logger.info("job stopped", reason=ending.detail)
-        elif ending.how == "crashed":
+        elif ending.how == "crashed" or _NO_ROOM in ending.detail:
             metrics.job_crashes.labels(job.app).inc()
             with self.ledger.begin("job crashed") as tx:
                 claims.crashed(tx, job, ending.detail)
@@ -288,6 +293,10 @@ class Worker:
             reason = path.with_suffix(".txt").read_text(encoding="utf-8")
             named = path.rename(refused / f"result-{job.id[:12]}-{job.attempt}-{path.name}")
             self.spool.set_aside(named, f"result of job {job.id}: {reason}")
+
+
+_NO_ROOM = os.strerror(errno.ENOSPC)
+"""An app that found the disk full, perhaps by others' fault, is no app that failed: it is run again, a few times."""
 
 
 def asks_others(options: Mapping[str, Any], models: Mapping[str, str]) -> bool:

@@ -171,6 +171,11 @@ class Spool:
         """Free space where the spool lies, in bytes."""
         return shutil.disk_usage(self.root).free
 
+    def exhausted(self) -> bool:
+        """Whether the reserve itself is nearly used up, on which running jobs go on: what starts now would fail."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize < _reserve_of(disk) // 8
+
     def prune_quarantine(self) -> None:
         """Keeps the newest 1000 files of it, and no more than 4 GiB."""
         files = []
@@ -264,7 +269,7 @@ class Watermark:
     def look(self) -> bool:
         """Measures again; cheap enough for several times a second."""
         disk = os.statvfs(self._spool.root)
-        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
+        reserve = _reserve_of(disk)
         inodes = disk.f_favail if disk.f_files else _INODES * 2  # some file systems have no fixed number
         wanted = 1 if self.ok else 2
         self.ok = disk.f_bavail * disk.f_frsize >= wanted * reserve and inodes >= wanted * _INODES
@@ -273,6 +278,10 @@ class Watermark:
     def full(self) -> None:
         """A write has found the disk full."""
         self.ok = False
+
+
+def _reserve_of(disk: os.statvfs_result) -> int:
+    return min(_RESERVE, disk.f_blocks * disk.f_frsize // 20)
 
 
 def sync_folder(folder: Path) -> None:
