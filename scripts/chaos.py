@@ -36,7 +36,7 @@ rules:
   - {{name: results, app: test, send_to: [results], when: {{Modality: CT}}}}
   - {{name: copies, level: study, send_to: [copies], when: {{Modality: CT}}}}
 """
-DISK_MIB, DISK_MIB_A_MINUTE = 128, 64
+DISK_MIB, DISK_MIB_A_MINUTE = 256, 192
 """What the node keeps grows with the time; the disk is to be full only when it is filled."""
 SETTLE = 120.0
 """Seconds without any change."""

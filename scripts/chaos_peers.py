@@ -23,7 +23,8 @@ from radnode.testing import head_ct
 from tests.peers import free_port
 
 SLICES = 5
-SENDER_PAUSE = 0.3
+SENDER_PAUSE = 1.0
+"""Seconds between two pushes of one sender: what a node on two cores works off."""
 
 
 class Sink:
