@@ -236,7 +236,8 @@ def parked(stage: Stage, label: str) -> None:
     stage.hit(label)
     until(lambda: _states(stage, files) == ["parked", "parked"], "both deliveries are parked")
     stage.sink.refuse = lambda uid: None
-    stage.node.cli("retry", "--destination", "a")
+    mine = [each["id"] for each in study(stage.node, study_uid(files))["jobs"]]
+    stage.node.cli("retry", *mine, "--destination", "a")
     stage.assert_as_if_nothing_had_happened(files, arrived)
 
 
