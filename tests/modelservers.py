@@ -28,7 +28,6 @@ from radnode import Signature, Tensor
 from tests.peers import free_port
 
 SIGNATURE = Signature((Tensor("images", "uint8", (8, 8, 3)),), (Tensor("probabilities", "float32", (6,)),), batch=4)
-MOST_STARTS = 3
 SECONDS_TO_START = 60
 
 _MODEL = """
@@ -73,38 +72,25 @@ def environment(name: str, *requirements: str) -> Path:
 
 @contextmanager
 def running(command: list[str], folder: Path, ready: str, **variables: str) -> Iterator[None]:
-    """A server, once it answers `ready`; ended with all it started. One that trips over its own start gets another:
-    Triton's does now and then, when the processes of its model find each other too late."""
-    kept = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
-    process, starts = _start(command, folder, kept), 1
+    """A server, once it answers `ready`; ended with all it started."""
+    with (folder / "server.log").open("wb") as log:
+        kept = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
+        process = subprocess.Popen(command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True)
     try:
         until = time.monotonic() + SECONDS_TO_START
         while not _answers(ready):
-            ended = process.poll() is not None
-            if ended and starts < MOST_STARTS:
-                _end(process)
-                process, starts = _start(command, folder, kept), starts + 1
-            elif ended or time.monotonic() > until:
+            if process.poll() is not None or time.monotonic() > until:
                 pytest.fail(f"{command[0]} did not start:\n{(folder / 'server.log').read_text()[-4000:]}")
             time.sleep(0.2)
         yield
     finally:
-        _end(process)
-
-
-def _start(command: list[str], folder: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    with (folder / "server.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, 15)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, 9)
-    process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
 
 
 def _answers(url: str) -> bool:
