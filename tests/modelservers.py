@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -131,9 +132,10 @@ with Triton(config=TritonConfig(http_port={http}, grpc_port={grpc}, metrics_port
 """)
     library = sysconfig.get_config_var("LIBDIR") or ""
     ready = f"http://127.0.0.1:{http}/v2/models/heme/ready"
-    home = {"PYTRITON_HOME": str(folder / "home"), "LD_LIBRARY_PATH": library}
-    with running([str(python), "served.py"], folder, ready, **home):
-        yield f"http://127.0.0.1:{http}/v2/models/heme"
+    with tempfile.TemporaryDirectory() as home:  # a short path: unix sockets in there may have 108 characters
+        variables = {"PYTRITON_HOME": home, "LD_LIBRARY_PATH": library}
+        with running([str(python), "served.py"], folder, ready, **variables):
+            yield f"http://127.0.0.1:{http}/v2/models/heme"
 
 
 @contextmanager
