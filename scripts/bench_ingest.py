@@ -4,6 +4,9 @@ The sender is `dcmsend`, start and all; every round has UIDs of its own. CPU is 
 instance. Who syncs what before it answers: radnode (fsync), Orthanc and the bare loop the instance, radnode (flush),
 storescp and pynetdicom nothing; radnode and Orthanc keep a database as well. Compare ratios within one run: each is
 the median over the rounds of this round's rates, in brackets of its CPU. Machines differ.
+
+"Files alone" has no network: one thread for each sender writes the same files and makes them durable. radnode (fsync)
+is compared with radnode (flush) and these one after the other: what it would be if nothing overlapped.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,17 +205,45 @@ def measure(start: Receiver, load: Load, home: Path) -> tuple[float, float]:
     return total / seconds, used * 1000 / total
 
 
+def write(load: Load, home: Path) -> tuple[float, float]:
+    """The same of writing the load's files and making each durable, by one thread for each sender."""
+    home.mkdir()
+    datas = [[path.read_bytes() for path in sorted(folder.iterdir())] for folder in load.folders]
+    os.sync()
+    begin, before = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(len(datas)) as pool:
+        list(pool.map(_write_durably, [home / str(number) for number in range(len(datas))], datas))
+    seconds, used = time.perf_counter() - begin, time.process_time() - before
+    shutil.rmtree(home)
+    total = load.instances * len(load.folders)
+    return total / seconds, used * 1000 / total
+
+
+def _write_durably(folder: Path, datas: list[bytes]) -> None:
+    folder.mkdir()
+    for number, data in enumerate(datas):
+        part = folder / f"{number}.part"
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        os.write(fd, data)
+        os.fdatasync(fd)
+        os.close(fd)
+        part.rename(part.with_suffix(".dcm"))
+
+
+FSYNC, FLUSH, FILES = "radnode (fsync)", "radnode (flush)", "files alone"
 Receiver = Callable[[Path], AbstractContextManager[Running]]
 RECEIVERS: dict[str, Receiver] = {
-    "radnode (fsync)": lambda home: radnode(home, "fsync"),
-    "radnode (flush)": lambda home: radnode(home, "flush"),
+    FSYNC: lambda home: radnode(home, "fsync"),
+    FLUSH: lambda home: radnode(home, "flush"),
     "bare durable loop": lambda home: python(home, "-m", "scripts.durable_loop"),
     "storescp --fork": lambda home: storescp(home, "--fork"),
     "storescp +B --fork": lambda home: storescp(home, "+B", "--fork"),
     "Orthanc": orthanc,
     "pynetdicom AE": lambda home: python(home, "-c", _PYNETDICOM),
 }
-Found = dict[tuple[str, str], list[tuple[float, float]]]
+Runs = list[tuple[float, float]]
+"""Instances per second, CPU milliseconds per instance; one for each round."""
+Found = dict[tuple[str, str], Runs]
 
 
 def main() -> None:
@@ -224,27 +256,26 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to receive to: the disk to be measured (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        folder, count = Path(name), given.instances
+        folder, home, count = Path(name), Path(name) / "home", given.instances
         small = tuple(make_series(folder / f"mr{each}", 128, count) for each in range(4))
         large = tuple(make_series(folder / f"ct{each}", 512, count) for each in range(4))
-        few = make_series(folder / "few", 128, max(count // 4, 10))
+        few = make_series(folder / "few", 128, max(count // 2, 10))
         loads = [
             Load("MR 33 kB x1", small[:1], count),
             Load("MR x4", small, count),
             Load("CT 525 kB x1", large[:1], count),
             Load("CT x4", large, count),
-            Load("MR x1, Nagle", (few,), max(count // 4, 10), nagle=True),
+            Load("MR x1, Nagle", (few,), max(count // 2, 10), nagle=True),
         ]
         names = _chosen([load.name for load in loads], given.only)
-        receivers = _chosen(list(RECEIVERS), given.only)
+        receivers = _chosen([FILES, *RECEIVERS], given.only)
         found: Found = {}
         for number in range(given.rounds):
             for load in (each for each in loads if each.name in names):
                 for receiver in receivers:
                     print(f"round {number + 1}: {load.name}, {receiver}", file=sys.stderr)
-                    found.setdefault((receiver, load.name), []).append(
-                        measure(RECEIVERS[receiver], load, folder / "home")
-                    )
+                    run = write(load, home) if receiver == FILES else measure(RECEIVERS[receiver], load, home)
+                    found.setdefault((receiver, load.name), []).append(run)
         report(found, receivers, names)
 
 
@@ -260,15 +291,24 @@ def report(found: Found, receivers: list[str], loads: list[str]) -> None:
     for receiver in receivers:
         print(f"| {receiver} | " + " | ".join(_cell(found[receiver, load]) for load in loads) + " |")
     for first in (each for each in receivers if each.startswith("radnode")):
-        for other in (each for each in receivers if not each.startswith("radnode")):
+        for other in (each for each in receivers if not each.startswith("radnode") and each != FILES):
             pairs = [list(zip(found[first, load], found[other, load], strict=True)) for load in loads]
             rates = [statistics.median(mine / theirs for (mine, _), (theirs, _) in each) for each in pairs]
             used = [statistics.median(mine / theirs for (_, mine), (_, theirs) in each) for each in pairs]
             cells = [f"{rate:.2f} ({cost:.2f})" for rate, cost in zip(rates, used, strict=True)]
             print(f"| {first} : {other} | " + " | ".join(cells) + " |")
+    if {FSYNC, FLUSH, FILES} <= set(receivers):
+        cells = [f"{_in_turn(*(found[each, load] for each in (FSYNC, FLUSH, FILES))):.2f}" for load in loads]
+        print(f"| {FSYNC} : {FLUSH}, then {FILES} | " + " | ".join(cells) + " |")
 
 
-def _cell(runs: list[tuple[float, float]]) -> str:
+def _in_turn(fsync: Runs, flush: Runs, files: Runs) -> float:
+    """How many times faster receiving durably is than receiving and then making durable."""
+    rounds = zip(fsync, flush, files, strict=True)
+    return statistics.median(one * (1 / two + 1 / three) for (one, _), (two, _), (three, _) in rounds)
+
+
+def _cell(runs: Runs) -> str:
     rate, used = (statistics.median(column) for column in zip(*runs, strict=True))
     return f"{rate:.0f}/s ({used:.2f} ms)"
 
