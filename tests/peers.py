@@ -318,7 +318,7 @@ class Node:
         if self.process is None:
             return
         running = self.process.popen.poll() is None
-        code = self.process.end(signal.SIGINT)
+        code = self.process.end(signal.SIGINT, timeout=90)  # receivers alone give their associations 30
         self.process = None
         try:
             until(lambda: not self.pids(), "no process of the node is left", timeout=10)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -29,12 +29,37 @@ def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
         os.kill(os.getpid(), number)
 
 
+class SignalEvent:
+    """An event that signal handlers set.
+
+    `threading.Event` is none: a handler runs in the thread that it interrupts, and where that holds the event's lock
+    just then (it waits for the event, or another signal's handler sets it) it would wait for itself for ever.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._read, self._write = os.pipe()
+
+    def set(self) -> None:
+        if not self._set:
+            self._set = True
+            os.write(self._write, b"\0")  # never read: whoever waits, now or later, sees it
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, seconds: float | None = None) -> bool:
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.poll(None if seconds is None else seconds * 1000)
+        return self._set
+
+
 class StopSignal:
     """Set by SIGTERM or SIGINT. The second one ends the process at once."""
 
-    def __init__(self, on_stop: Callable[[], None] | None = None) -> None:
-        self._event = threading.Event()
-        self._on_stop = on_stop
+    def __init__(self) -> None:
+        self._event = SignalEvent()
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
@@ -42,8 +67,6 @@ class StopSignal:
         if self._event.is_set():
             os._exit(128 + number)
         self._event.set()
-        if self._on_stop is not None:
-            self._on_stop()
 
     def __bool__(self) -> bool:
         return self._event.is_set()
@@ -56,13 +79,16 @@ class HangUp:
     """Notes SIGHUP: read the settings again. In a terminal it means that this has gone, and ends the process."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._noted = False
         if not sys.stdin.isatty():
-            signal.signal(signal.SIGHUP, lambda *_: self._event.set())
+            signal.signal(signal.SIGHUP, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._noted = True
 
     def then(self, action: Callable[[], None]) -> bool:
         """Does it once for the signals that came; returns False, as a supervisor's `each_turn` does to go on."""
-        if self._event.is_set():
-            self._event.clear()
+        if self._noted:
+            self._noted = False
             action()
         return False

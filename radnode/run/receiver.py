@@ -25,6 +25,7 @@ from radnode.dicom.negotiation import Policy, Rejection
 from radnode.dicom.services import Outcome
 from radnode.domain.jobs import backoff
 from radnode.run.counting import Metrics, NoMetrics
+from radnode.run.lifeline import SignalEvent
 from radnode.run.live import LivePolicy
 from radnode.settings import Settings
 from radnode.state.arrivals import Arrival, AssociationEnd
@@ -275,11 +276,10 @@ def serve(
     *,
     allowed: Callable[[str, str], bool],
     metrics: Metrics | None = None,
-    stop: threading.Event | None = None,
     tls_listener: socket.socket | None = None,
     promises: Callable[[str], Promises] | None = None,
 ) -> None:
-    """Runs receiver `number` of `settings.receivers` until SIGTERM, SIGINT or `stop`, then drains it.
+    """Runs receiver `number` of `settings.receivers` until SIGTERM or SIGINT, then drains it.
 
     Args:
         listener: bound and listening, shared with the other receivers; it is made non-blocking, and closed before the
@@ -291,10 +291,7 @@ def serve(
 
     Raises SettingsError where the certificate cannot be used.
     """
-    stop = stop or threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: stop.set())
+    stop = _told_to_stop()
     spool = Spool(settings.spool, settings.durability)
     policy_of = LivePolicy(settings, allowed)
     presence = Presence(settings.run, f"receiver-{number}-{spool.incarnation}")
@@ -316,10 +313,18 @@ def serve(
         _log.error("stopped with arrivals that could not be recorded", number=number)
 
 
+def _told_to_stop() -> SignalEvent:
+    """Set by SIGTERM or SIGINT; another one hurries nothing, so that every association has its time to end."""
+    stop = SignalEvent()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    return stop
+
+
 def accept(
     listener: socket.socket | None,
     receiver: Receiver,
-    stop: threading.Event,
+    stop: threading.Event | SignalEvent,
     tls_listener: socket.socket | None = None,
 ) -> None:
     """Takes connections until `stop` is set."""

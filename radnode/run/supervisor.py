@@ -101,6 +101,7 @@ class Supervisor:
             try:
                 process.wait(_TERM_SECONDS)
             except subprocess.TimeoutExpired:
+                log().error("part did not end when it was told to, and is killed", part_name=part.name)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

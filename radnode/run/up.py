@@ -77,7 +77,7 @@ def core(settings: Settings) -> int:
     from radnode.run.core import Core  # noqa: PLC0415
 
     Core(settings).run(StopSignal())
-    return 0
+    os._exit(0)  # as a worker: a peer that it asks or fetches from would hold it up
 
 
 def work(settings: Settings, queues: list[str]) -> int:

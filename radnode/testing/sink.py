@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import signal
 import socket
@@ -173,13 +174,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--aet", default="SINK")
     given = parser.parse_args()
-    stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    with SinkPacs(given.folder, given.port, given.aet) as sink:
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), SinkPacs(given.folder, given.port, given.aet) as sink:
         print(f"{sink.aet} listens on {sink.host}:{sink.port}", flush=True)
         shown = 0
-        while not stopped.wait(0.2):
+        while True:
+            time.sleep(0.2)
             for each in sink.received[shown:]:
                 print(f"{each.sop_instance_uid} {each.sha256}", flush=True)
                 shown += 1
