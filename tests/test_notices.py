@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from prometheus_client import REGISTRY
 
+from radnode.dicom.scu import read_outgoing
 from radnode.domain.notice import notice_id
 from radnode.domain.routing import Destination
 from radnode.run.notices import Notices
@@ -16,6 +18,7 @@ from radnode.state import claims, generations, jobs, notices, schema
 from radnode.state.ledger import Ledger, Record
 from radnode.testing.sink import SinkPacs
 from tests.databases import make_job, result, rows
+from tests.peers import until
 from tests.results import phantom
 from tests.sending import Desk
 
@@ -75,6 +78,24 @@ def test_a_page_says_once_that_there_is_no_result_and_the_result_takes_its_place
         assert generations.seen(tx, jobs.get(tx, "j1")) == notice_id("j1")
     finish(desk.ledger)
     assert job(desk.ledger, notice_id("j1")).superseded_by == "j1"
+
+
+def waited() -> float:
+    """How many deliveries count in what a radiologist waits for this app."""
+    name = "radnode_last_image_to_delivered_seconds_count"
+    return REGISTRY.get_sample_value(name, {"app": "hyperdense"}) or 0
+
+
+def test_that_there_is_no_result_does_not_count_as_what_a_radiologist_waits_for(desk: Desk, tmp_path: Path) -> None:
+    with SinkPacs(tmp_path / "sink") as sink:
+        desk.route(Destination("pacs", sink.aet, "127.0.0.1", sink.port))
+        before = waited()
+        drain(desk)
+        desk.settle("delivered")
+        assert waited() == before
+        desk.job("j0", [read_outgoing(tmp_path / "in" / "ct-0001.dcm")], ["pacs"], priority=0)
+        until(lambda: desk.work() or desk.delivery(job="j0").state == "delivered", "the result is delivered")
+        assert waited() == before + 1
 
 
 def test_a_result_that_came_just_before_is_all_that_is_sent(desk: Desk) -> None:

@@ -21,7 +21,7 @@ from radnode.run.outlets import Consignment, Outlets
 from radnode.run.receipts import Receipt, Receipts
 from radnode.run.substitutes import Substitutes, when_refused, when_unwanted
 from radnode.settings import Settings
-from radnode.state import deliveries, intake, jobs
+from radnode.state import deliveries, intake, jobs, notices
 from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record, Transaction, Unavailable
 from radnode.telemetry import log
@@ -233,14 +233,7 @@ class Deliverer:
         if attempt.receipt is Receipt.AWAITED:
             logger.info("stored, its receipt is awaited")
         elif attempt.receipt is Receipt.GIVEN:
-            with self.ledger.begin("delivered") as tx:
-                done = deliveries.delivered(tx, delivery)
-            if done:
-                metrics.delivery_attempts.labels(delivery.destination, "delivered").inc()
-                metrics.last_image_to_delivered.labels(job.app or "forward").observe(
-                    max(time.time() - job.last_image_at, 0)
-                )
-                logger.info("delivered", instances=attempt.stored)
+            self._end(delivery, job, attempt, logger)
         elif attempt.stale:
             self._hold(delivery, attempt.stale.reason, logger)
         elif attempt.interrupted:
@@ -250,6 +243,17 @@ class Deliverer:
             self._postpone(delivery, attempt, logger)
         else:
             self._park(delivery, attempt.fault, logger)
+
+    def _end(self, delivery: Record, job: Record, attempt: _Attempt, logger: Any) -> None:
+        with self.ledger.begin("delivered") as tx:
+            done, notice = deliveries.delivered(tx, delivery), notices.is_one(tx, job)
+        if not done:
+            return
+        metrics.delivery_attempts.labels(delivery.destination, "delivered").inc()
+        if not notice:  # it says that there is no result: that is not what a radiologist waits for
+            waited = max(time.time() - job.last_image_at, 0)
+            metrics.last_image_to_delivered.labels(job.app or "forward").observe(waited)
+        logger.info("delivered", instances=attempt.stored)
 
     def _postpone(self, delivery: Record, attempt: _Attempt, logger: Any) -> None:
         now = self.ledger.now()

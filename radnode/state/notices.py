@@ -55,6 +55,12 @@ def needed(job: Row[Any]) -> bool:
     return job.state not in (jobs.DONE, jobs.CANCELLED) and not job.superseded_by and not job.shadow
 
 
+def is_one(tx: Connection, job: Row[Any]) -> bool:
+    """Whether a job is no work of an app, but stands for a notice."""
+    of_study = select(_job.id).where(_job.study_id == job.study_id)
+    return any(job.id == notice_id(each) for each in tx.execute(of_study).scalars())
+
+
 def end(tx: Connection, job_id: str) -> bool:
     return tx.execute(delete(schema.notice).where(_notice.job_id == job_id)).rowcount == 1
 
