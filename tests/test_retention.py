@@ -11,6 +11,7 @@ from sqlalchemy import Row, update
 
 from radnode.dicom.headers import summarize
 from radnode.domain.errors import RadnodeError, SettingsError
+from radnode.domain.notice import notice_id
 from radnode.run import act, retention
 from radnode.run.replay import run_again
 from radnode.run.retention import Retention
@@ -93,6 +94,25 @@ def test_files_of_a_finished_study_go_and_the_ledger_still_tells_what_became_of_
     (event,) = desk.events("purged")
     assert (event["instances"], event["bytes"], event["why"]) == (4, done.purged[0].bytes, "age")
     assert purge(desk).purged == ()
+
+
+def test_what_was_made_to_be_sent_goes_also_where_something_else_was_sent_in_its_place(
+    desk: Desk, tmp_path: Path
+) -> None:
+    finished(desk, small_ct(tmp_path / "study", 1))
+    (job,) = desk.jobs()
+    notice = notice_id(job.id)  # drawn, and then the result came
+    for name in (f"{job.id}.0123456789ab", notice, "somebody", f"{'0' * 32}.substitute"):
+        place = desk.settings.spool / "results" / name
+        place.mkdir()
+        (place / "manifest.json").write_text("{}")
+    (delivery,) = rows(desk.ledger, schema.delivery)
+    with desk.ledger.begin() as tx:
+        (sent,) = tx.execute(substitutes.shipped(delivery)).all()
+        again = replace(result(), path=f"results/{job.id}.0123456789ab/manifest.json")
+        substitutes.record(tx, delivery, [(sent, again)])
+    purge(desk)
+    assert [each.parent.name for each in files_of(desk)] == ["0" * 32 + ".substitute", "somebody"]
 
 
 def test_what_matched_nothing_goes_too(desk: Desk, tmp_path: Path) -> None:

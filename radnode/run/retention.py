@@ -20,6 +20,7 @@ from rich.text import Text
 from radnode import metrics
 from radnode.dicom.compare import fingerprint
 from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
+from radnode.domain.notice import notice_id
 from radnode.run.joblog import log_path
 from radnode.run.look import ledger_of
 from radnode.settings import Settings, seconds
@@ -157,9 +158,8 @@ class Retention:
             if study_id not in purges.unfinished(tx):
                 return
             paths, attempts = purges.paths(tx, study_id), purges.attempts(tx, study_id)
-            published = purges.published(tx, study_id)
         self._spool.remove(paths)
-        for name in published:
+        for name in self._spool.published({*attempts, *map(notice_id, attempts)}):
             self._spool.remove_result(name)
         for job_id, most in attempts.items():
             for attempt in range(1, most + 1):

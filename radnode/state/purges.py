@@ -182,14 +182,6 @@ def attempts(tx: Connection, study_id: int) -> dict[str, int]:
     return dict(tx.execute(select(_job.id, _job.attempt).where(_job.study_id == study_id, _job.purged)).all())
 
 
-def published(tx: Connection, study_id: int) -> set[str]:
-    """Folders of what its purged jobs, and deliveries and mails in place of it, have published."""
-    ids = attempts(tx, study_id).keys()
-    instead = select(schema.substitute.c.path).join(schema.delivery, _delivery.id == schema.substitute.c.delivery_id)
-    found = tx.execute(instead.join(schema.job, _job.id == _delivery.job_id).where(_job.study_id == study_id))
-    return {*ids, *map(jobs.mailed, ids), *(path.split("/")[1] for path in found.scalars())}
-
-
 def finish(tx: Connection, study_id: int) -> None:
     """Its files are removed. What has come of it meanwhile is kept."""
     take_turns(tx, "intake")

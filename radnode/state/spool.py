@@ -3,6 +3,7 @@
     instances/<YYYYMMDD>/<HH>/<incarnation>-<number>.dcm    the hour is UTC's; `.part` while being written
     work/<worker>.<number>/                                 scratch of one process that runs apps
     results/<job id>/                                       published: all of it or nothing, first wins
+    results/<job id>.<word>/                                what was made to be sent in place of these; the same
     quarantine/<incarnation>-<number>.dcm, .txt             what was not acknowledged, and why; bounded
 
 All names are ours: nothing a peer sends becomes a path. The *incarnation* names one start of one receiver.
@@ -18,7 +19,7 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from radnode.domain.errors import SpoolError
@@ -166,6 +167,12 @@ class Spool:
         """Where the job's results were published; None before that."""
         place = self.results / job_id
         return place if place.is_dir() else None
+
+    def published(self, job_ids: Collection[str]) -> list[str]:
+        """Names of all that was published of these jobs: their results, and as `JOB.…` what was made in place of
+        these, whether it was sent or something else was in the end."""
+        there = (each.name for each in self.results.iterdir()) if job_ids else ()
+        return [each for each in there if each.partition(".")[0] in job_ids]
 
     def free_bytes(self) -> int:
         """Free space where the spool lies, in bytes."""
