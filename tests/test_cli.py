@@ -41,7 +41,7 @@ DOCUMENT = (REPO / "docs" / "cli.md").read_text(encoding="utf-8")
 STUDY_KEYS = {
     "id", "StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDescription", "state", "received",
     "last_received", "held", "purged", "missing", "series", "jobs", "waits", "deliveries",
-    "timeline",
+    "near_misses", "timeline",
 }  # fmt: skip
 WIRING = "rules: [{name: wiring, app: test, send_to: [a]}]\n"
 _seeds = count(9000)

@@ -27,16 +27,34 @@ def studies(
         str, typer.Argument(help="An accession number, a Patient ID or a UID; without: the newest.")
     ] = "",
     attention: Annotated[bool, typer.Option("--attention", help="Only studies where a person can act.")] = False,
+    near_misses: Annotated[
+        bool,
+        typer.Option(
+            "--near-misses",
+            help="Of the newest studies without a job, only those that a rule would have taken but for one attribute"
+            " that is absent.",
+        ),
+    ] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """What was received, what became of it rule by rule, and what to do about it."""
     from radnode.run import look
 
-    found = look.studies(load_settings(), wanted, attention=attention, limit=limit)
-    show(found, as_json, lambda: look.render_studies(found, detailed=bool(wanted)))
+    found = look.studies(load_settings(), wanted, attention=attention, near_misses=near_misses, limit=limit)
+    nothing = _no_study(wanted, limit, attention=attention, near_misses=near_misses)
+    show(found, as_json, lambda: look.render_studies(found, detailed=bool(wanted), nothing=nothing))
     if wanted and not found:
         raise typer.Exit(1)
+
+
+def _no_study(wanted: str, limit: int, *, attention: bool, near_misses: bool) -> str:
+    """What it means that none was found."""
+    if wanted:
+        return "no such study: has it been received? `radnode studies` lists the newest"
+    if near_misses:
+        return f"no near miss: {limit} studies without a job were looked at, --limit looks at more"
+    return "no study waits for a person" if attention else "no study has been received yet"
 
 
 @app.command(rich_help_panel=LOOK)

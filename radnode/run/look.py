@@ -50,9 +50,11 @@ def _views(settings: Settings) -> Iterator[Views]:
         yield Views(tx, settings.zone)
 
 
-def studies(settings: Settings, wanted: str = "", *, attention: bool = False, limit: int = 50) -> list[View]:
+def studies(
+    settings: Settings, wanted: str = "", *, attention: bool = False, near_misses: bool = False, limit: int = 50
+) -> list[View]:
     with _views(settings) as views:
-        return views.studies(wanted, attention=attention, limit=limit)
+        return views.studies(wanted, attention=attention, near_misses=near_misses, limit=limit)
 
 
 def jobs(settings: Settings, *, state: str = "", app: str = "", limit: int = 50) -> list[View]:
@@ -85,18 +87,21 @@ def apps(settings: Settings) -> list[View]:
     return working + [{"name": name, "version": "", "broken": fault} for name, fault in sorted(catalog.faults.items())]
 
 
-def render_studies(found: Sequence[View], *, detailed: bool) -> RenderableType:
+def render_studies(found: Sequence[View], *, detailed: bool, nothing: str) -> RenderableType:
+    """One line each or, detailed, all of each; `nothing` is said where there is none."""
     if not found:
-        return Text("no such study: has it been received? `radnode studies` lists the newest", style="yellow")
+        return Text(nothing, style="yellow")
     if detailed:
         return Group(*(_study_tree(each) for each in found))
-    table = _table("received", "accession", "description", "series", "images", "jobs", "delivered", "state")
+    columns = "received", "accession", "description", "series", "images", "jobs", "delivered", "state", "near miss"
+    table = _table(*columns)
     for each in found:
         images = sum(series["instances"] for series in each["series"])
         delivered = sum(delivery["state"] == "delivered" for delivery in each["deliveries"])
         row = (_clock(each["received"]), each["AccessionNumber"], each["StudyDescription"], len(each["series"]), images,
                len(each["jobs"]), f"{delivered}/{len(each['deliveries'])}")  # fmt: skip
-        table.add_row(*map(plain, row), _state(each["state"]))
+        near = "; ".join(dict.fromkeys(f"{miss['rule']}: no {miss['keyword']}" for miss in each["near_misses"]))
+        table.add_row(*map(plain, row), _state(each["state"]), plain(near))
     return table
 
 
@@ -174,6 +179,9 @@ def _study_tree(study: View) -> Tree:
         )
         for line in _verdicts(study["timeline"], each["SeriesInstanceUID"]):
             branch.add(line)
+    for each in study["near_misses"]:
+        tree.add(plain(f"near miss: rule {each['rule']} (line {each['line']}) wants {each['keyword']}, which is absent"
+                       " -> have it filled in, or change the rule; then push the study again"))  # fmt: skip
     for each in study["waits"]:
         tree.add(plain(f"rule {each['rule']} waits for {', '.join(each['missing'])} until {_clock(each['until'])}"))
     for each in study["jobs"]:

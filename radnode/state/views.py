@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
 
 from radnode.domain.errors import NotFoundError
 from radnode.domain.jobs import DeliveryState, JobState, SeriesState
+from radnode.domain.routing.near_misses import near_misses_in
 from radnode.state import hours, schema, waits
 
 View = dict[str, Any]
@@ -27,25 +28,22 @@ class Views:
     def __init__(self, tx: Connection, zone: tzinfo | None) -> None:
         self._tx, self._zone = tx, zone
 
-    def studies(self, wanted: str = "", *, attention: bool = False, limit: int = 100) -> list[View]:
-        """The newest studies, or those of an accession number, a Patient ID or a UID; `attention`: a person can act."""
-        column = schema.study.c
-        query = select(schema.study).order_by(column.last_received_at.desc(), column.id.desc()).limit(limit)
-        if wanted:
-            by_series = exists().where(
-                schema.series.c.study_id == column.id, schema.series.c.series_instance_uid == wanted
-            )
-            query = query.where(
-                or_(
-                    column.accession_number == wanted,
-                    column.patient_id == wanted,
-                    column.study_instance_uid == wanted,
-                    by_series,
-                )
-            )
+    def studies(
+        self, wanted: str = "", *, attention: bool = False, near_misses: bool = False, limit: int = 100
+    ) -> list[View]:
+        """The newest studies, or those of an accession number, a Patient ID or a UID.
+
+        Args:
+            attention: only those where a person can act.
+            near_misses: only those without a job of which a rule was a near miss; `limit` without a job are looked at.
+        """
+        query = _chosen(wanted).limit(limit)
         if attention:
             query = query.where(_needs_attention())
-        return [self._study(row) for row in self._tx.execute(query)]
+        if near_misses:
+            query = query.where(~exists().where(schema.job.c.study_id == schema.study.c.id))
+        found = map(self._study, self._rows(query))
+        return [each for each in found if each["near_misses"] or not near_misses]
 
     def jobs(self, *, state: str = "", app: str = "", limit: int = 100) -> list[View]:
         query = select(schema.job).order_by(schema.job.c.created_at.desc()).limit(limit)
@@ -111,6 +109,7 @@ class Views:
             select(schema.series).where(schema.series.c.study_id == row.id).order_by(schema.series.c.id)
         )
         waiting = waits.of_study(self._tx, row.id)
+        timeline = self._timeline(schema.event.c.study_id == row.id)
         return {
             "id": row.id,
             "StudyInstanceUID": row.study_instance_uid,
@@ -130,7 +129,8 @@ class Views:
                 for each in waiting
             ],
             "deliveries": [self._delivery(each) for each in deliveries],
-            "timeline": self._timeline(schema.event.c.study_id == row.id),
+            "near_misses": [] if jobs else near_misses_in(timeline),
+            "timeline": timeline,
         }
 
     def _series(self, row: Row[Any]) -> View:
@@ -235,6 +235,17 @@ class Views:
         return (
             None if at is None else datetime.fromtimestamp(at).astimezone(self._zone).isoformat(timespec="milliseconds")
         )
+
+
+def _chosen(wanted: str) -> Select[Any]:
+    """The newest studies, or those of an accession number, a Patient ID or a UID, which may be a series'."""
+    column = schema.study.c
+    query = select(schema.study).order_by(column.last_received_at.desc(), column.id.desc())
+    if not wanted:
+        return query
+    names = (column.accession_number, column.patient_id, column.study_instance_uid)
+    of_series = exists().where(schema.series.c.study_id == column.id, schema.series.c.series_instance_uid == wanted)
+    return query.where(or_(*(each == wanted for each in names), of_series))
 
 
 def select_jobs(
