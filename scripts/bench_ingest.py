@@ -34,6 +34,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from radnode import settings
 from radnode.state.ledger import Ledger
+from radnode.state.presence import present
 from tests.peers import Orthanc, free_port
 
 STEM, UID = b"2.25.1", 36
@@ -131,11 +132,14 @@ def radnode(home: Path, durability: str) -> Iterator[Running]:
     own = {"RADNODE_HOME": str(home), "RADNODE_HOST": "127.0.0.1", "RADNODE_PORT": str(port)}
     own |= {"RADNODE_LOG_LEVEL": "warning", "RADNODE_DURABILITY": durability}
     own |= {"REDIS_URL": "redis://127.0.0.1:1"}  # receivers do not need the broker
-    ledger = Ledger(settings.load(own, dotenv=home / "none").home)
+    node = settings.load(own, dotenv=home / "none")
+    ledger = Ledger(node.home)
     ledger.migrate()
     ledger.close()
     env = {key: value for key, value in os.environ.items() if not key.startswith("RADNODE_")} | own
     with process(port, [sys.executable, "-m", "radnode.cli", "receive"], env=env, cwd=home) as running:
+        while len(list(present(node.run, "receiver-"))) < node.receivers:  # one of them has answered already
+            time.sleep(0.1)
         yield running
 
 

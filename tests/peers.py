@@ -331,15 +331,17 @@ class Node:
             pytest.fail(f"the node ended with {code} on SIGINT:\n{self.output()}")
 
     def kill(self) -> None:
-        """SIGKILL to every process of the node, as a power cut would."""
+        """SIGKILL to every process of the node, as a power cut would; to those also that were born meanwhile."""
         self._kill_all()
         if self.process:
             self.process.popen.wait()
         self.process = None
-        until(lambda: not self.pids(), "the killed processes are gone", timeout=10)
+        until(lambda: self._kill_all() == 0, "the killed processes are gone", timeout=60)
 
-    def _kill_all(self) -> None:
-        kill_at_once(self.pids())
+    def _kill_all(self) -> int:
+        pids = self.pids()
+        kill_at_once(pids)
+        return len(pids)
 
 
 def _clean_environment() -> dict[str, str]:
