@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Segment,
         Segmentation,
     )
+    from radnode.domain.series_class import classify
     from radnode.domain.study import Instance, Series, Study
     from radnode.models import Model, open_model
 
@@ -54,6 +55,7 @@ __all__ = [
     "Signature",
     "Study",
     "Tensor",
+    "classify",
     "open_model",
 ]
 
@@ -72,6 +74,7 @@ _HOMES = {
         "Segment",
         "Segmentation",
     ),
+    "radnode.domain.series_class": ("classify",),
     "radnode.domain.study": ("Instance", "Series", "Study"),
     "radnode.models": ("Model", "open_model"),
 }

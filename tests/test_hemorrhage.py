@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from highdicom import sr
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from radnode.dicom import scu
 from radnode.domain.errors import OptionsError
@@ -27,6 +30,7 @@ from tests.test_models import serving
 
 CATALOG = apps.find(REPO / "apps")
 APP = CATALOG.get("hemorrhage")
+PICTURE = REPO / "docs" / "images" / "hemorrhage.png"
 
 
 def run(folder: Path, out: Path, **options: Any) -> LocalRun:
@@ -71,6 +75,14 @@ def test_a_bleed_raises_the_probabilities_of_its_slices_and_of_no_other(tmp_path
     assert found["Intracranial hemorrhage"][0] == found["Cerebral hemorrhage"][0] == "Present"
     assert found["Subdural intracranial hemorrhage"][0] == "Absent"
     assert kinds(ran) == ["ko", "pdf", "sc", "sr"]
+    made, shown = (np.asarray(Image.open(each).convert("RGB")).astype(int) for each in (page(ran), PICTURE))
+    assert made.shape == shown.shape
+    assert np.abs(made - shown).max() <= 2, "make it anew with `python -m tests.test_hemorrhage FOLDER`"
+
+
+def page(ran: LocalRun) -> Path:
+    (found,) = (path for path in ran.files if path.name.startswith("sc") and path.suffix == ".png")
+    return found
 
 
 def _z(folder: Path, uid: str) -> float:
@@ -169,6 +181,8 @@ def test_the_node_asks_a_sites_model_by_name_and_counts_it(
         ({"ImagePositionPatient": [0, 0, 0]}, "several images at one place"),
         ({"missing": [8, 9, 10]}, "images are missing: a gap of 20.0 mm, the others are 5.0 mm"),
         ({"spacing": 1.0, "slices": 40}, "covers 39 mm, less than 70"),
+        ({"RescaleIntercept": -4000}, "shows no head: 0.0% of its pixels are denser than -150 HU"),
+        ({"SamplesPerPixel": 3}, "its images are in colour"),
     ],
     ids=str,
 )
@@ -235,3 +249,8 @@ def test_the_series_is_as_probable_as_its_slices_and_their_neighbours(answer: li
     assert (found <= array.max(axis=0) + 1e-9).all()
     assert (found >= array.mean(axis=0) - 1e-9).all() or len(answer) > 1
     assert (found >= array.max(axis=0) / 2 - 1e-9).all()
+
+
+if __name__ == "__main__":
+    head_ct(Path(sys.argv[1]) / "in", bleed_ml=20)
+    shutil.copyfile(page(run(Path(sys.argv[1]) / "in", Path(sys.argv[1]) / "out")), PICTURE)

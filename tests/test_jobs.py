@@ -81,8 +81,8 @@ def test_an_identity_can_name_a_folder_and_a_row(options: dict[str, Any], inputs
 
 def test_an_identity_stays_the_same_from_release_to_release() -> None:
     given_ = JobInput("flair", "1.2", ("1.2.1", "1.2.2"), ("a", "b"))
-    assert jobs.RESULT_FORMAT == 1
-    assert job_id("glioma", "1.0.0", {"threshold": 0.5, "modes": ["a"]}, [given_]) == "0e2ee522807f43cf4d6a2de05adcdad4"
+    assert jobs.RESULT_FORMAT == 2
+    assert job_id("glioma", "1.0.0", {"threshold": 0.5, "modes": ["a"]}, [given_]) == "c4f07c54570d193257e650d265267db0"
 
 
 @given(STATUSES)

@@ -49,7 +49,7 @@ def test_the_app_of_the_page_makes_every_kind_and_the_pictures_shown(tmp_path: P
 
 
 def test_every_picture_of_the_documents_is_there() -> None:
-    for page in (PAGE, REPO / "README.md"):
+    for page in (*PAGE.parent.glob("*.md"), REPO / "README.md"):
         for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
             assert (page.parent / name).is_file()
 

@@ -18,19 +18,24 @@ from tests.peers import REPO, free_port
 PAGE = (REPO / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"([^\n]*)\n+```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 FIRST = "scripts/setup --dev\n. .venv/bin/activate\n"
-PLACES = {"python": ("apps/lesion_load/__init__.py", "apps/lesion_load/test_lesion_load.py"), "yaml": ("routing.yaml",)}
+PLACES = {
+    "python": (
+        "apps/lesion_load/__init__.py", "apps/lesion_load/test_lesion_load.py", "apps/slice_score.py", "model.py",
+    ),
+    "yaml": ("routing.yaml",),
+}  # fmt: skip
 
 
 @pytest.mark.timeout(1200)
 def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     places = {kind: iter(each) for kind, each in PLACES.items()}
     assert BLOCKS[0][2] == FIRST  # what the suite itself began with
-    port = free_port()
+    port, model_port = free_port(), free_port()
     variables = environment(tmp_path)
     sessions: list[subprocess.Popen[bytes]] = []
     try:
         for _, kind, block in BLOCKS[1:]:
-            text = block.replace("11113", str(port))
+            text = block.replace("11113", str(port)).replace("8085", str(model_port))
             if kind == "sh":
                 started = subprocess.Popen(
                     ["bash", "-ec", text], cwd=tmp_path, env=variables, start_new_session=True,
@@ -45,6 +50,7 @@ def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         assert all(next(each, None) is None for each in places.values())
         assert len(list((tmp_path / "received").iterdir())) == 3
         assert len(list((tmp_path / "results").glob("sc-*.png"))) == 12
+        assert b"asked model dense" in (tmp_path / "scores" / "sr-0001.dcm").read_bytes()
         assert "lesion-load" in (tmp_path / "out.txt").read_text()
     finally:
         for each in sessions:

@@ -9,11 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from radnode import App, AppOptions, Declined, Field, File, Resources, Study, open_model
+from radnode import App, AppOptions, Field, File, Resources, Study, open_model
 
 from .labels import CHANNELS, SIGNATURE, checked
-
-FEWEST_SLICES = 12
 
 
 class GliomaOptions(AppOptions):
@@ -25,7 +23,7 @@ class GliomaOptions(AppOptions):
 
 
 class Glioma(App[GliomaOptions]):
-    name, version = "glioma", "1.0.0"
+    name, version = "glioma", "1.1.0"
     description = "Tumour regions and volumes from four MR contrasts, by a model of the site's own."
     resources = Resources(cpu=1, memory=8192, timeout=1800)
 
@@ -33,30 +31,25 @@ class Glioma(App[GliomaOptions]):
         from .pipeline import prepare  # noqa: PLC0415 - SimpleITK is for jobs, not for listing the apps
         from .results import objects  # noqa: PLC0415
         from .stand_in import StandIn  # noqa: PLC0415
+        from .suitable import UnsuitableError, decline_unsuitable, declined, remarks  # noqa: PLC0415
 
         decline_unsuitable(study)
         volumes = {name: study[name].volume() for name in CHANNELS}
-        made = prepare(volumes, options, self.progress)
+        try:
+            made = prepare(volumes, options, self.progress)
+        except UnsuitableError as error:
+            raise declined(study, error) from error
         model = open_model(options.model, SIGNATURE) if options.model else StandIn()
         print(f"model {model.identity}")
+        self.progress("asking the model", 0.85)
         labels = checked(model.predict(images=made.array()[None])["mask"][0])
-        said = [f"Model: {model.identity}."]
+        said = [f"Model: {model.identity}.", *remarks(study)]
         if not options.model:
             said.insert(0, "STAND-IN, NO TRAINED NETWORK: not for diagnosis.")
+        self.progress("taking the labels back", 0.9)
         yield from objects(study, volumes, made, labels, said, demonstration=not options.model)
         with TemporaryDirectory() as folder:
             yield from files(Path(folder), volumes, made, labels, keep=options.keep)
-
-
-def decline_unsuitable(study: Study) -> None:
-    missing = [name for name in CHANNELS if name not in study]
-    if missing:
-        raise Declined(f"no series for {', '.join(missing)}")
-    for name in CHANNELS:
-        if study[name].first.get("Modality") != "MR":
-            raise Declined(f"{name} is no MR")
-        if len(study[name]) < FEWEST_SLICES:
-            raise Declined(f"{name} has {len(study[name])} slices, fewer than {FEWEST_SLICES}")
 
 
 def files(folder: Path, volumes, made, labels, *, keep: bool) -> Iterator[File]:

@@ -13,7 +13,11 @@ _COLORS = {EDEMA: (64, 208, 96), CORE: (255, 208, 0), ENHANCING: (255, 64, 32)}
 
 
 def intermediates(folder: Path, volumes, made, labels: np.ndarray) -> Iterator[Path]:
-    """Each series as it came, the brain on T1, each channel in BraTS space with the labels: NIfTI and PNG."""
+    """Each series as it came, the brain on T1, each channel in BraTS space, the labels there and back: NIfTI and PNG.
+
+    Args:
+        folder: has what `Prepared.write` wrote.
+    """
     for name, volume in volumes.items():
         yield _nifti(volume, folder / f"1-{name}.nii.gz")
         yield _png(_three(volume), folder / f"1-{name}.png")
@@ -25,6 +29,8 @@ def intermediates(folder: Path, volumes, made, labels: np.ndarray) -> Iterator[P
     mask = sitk.GetImageFromArray(labels)
     mask.CopyInformation(made.kept)
     yield _png(_three(made.channels["flair"], mask), folder / "4-labels.png")
+    for name, volume in volumes.items():
+        yield _png(_three(volume, sitk.ReadImage(str(folder / f"mask-{name}.nii.gz"))), folder / f"5-{name}.png")
 
 
 def _nifti(image: sitk.Image, path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Four contrasts of one head -> one volume in BraTS space, and a mask's way back."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 
 from . import register, strip, template
 from .labels import CHANNELS
+from .suitable import UnsuitableError, check_brain, check_heads
 
 SHRINK = 4
 ITERATIONS = (40, 30, 20)
@@ -72,24 +74,45 @@ def prepare(volumes: Mapping[str, sitk.Image], options: Any, say: Callable[[str,
         volumes: by the names of `CHANNELS`.
         options: those of the app: `stripper`, `mni_mask`, `bias_correct`.
         say: told what goes on, and the part that is done.
+
+    Raises UnsuitableError where a channel shows no head, or not the one that T1 shows.
     """
+    check_heads(volumes)
     say("finding the brain", 0.0)
-    brain = strip.STRIPPERS[options.stripper](volumes["t1"])
+    brain = brain_of(volumes["t1"], options.stripper)
     say("registering", 0.3)
     transforms = to_channels(volumes, brain)
     say("resampling", 0.8)
     return in_brats_space(volumes, brain, transforms, options)
 
 
+def brain_of(t1: sitk.Image, stripper: str) -> sitk.Image:
+    """The mask of the brain, on T1's grid. Raises UnsuitableError."""
+    with _blaming("t1", "shows no head that the template could be laid onto"):
+        brain = strip.STRIPPERS[stripper](t1)
+    check_brain(brain)
+    return brain
+
+
+@contextmanager
+def _blaming(channel: str, reason: str) -> Iterator[None]:
+    try:
+        yield
+    except register.NoMatchError:
+        raise UnsuitableError(channel, reason) from None
+
+
 def to_channels(volumes: Mapping[str, sitk.Image], brain: sitk.Image) -> dict[str, sitk.Transform]:
     """From the template's space to each channel's own, by way of T1."""
     t1 = volumes["t1"]
     alone = sitk.Mask(t1, brain)
-    to_t1 = register.affine(template.mni(), alone, register.rigid_by_mass(template.mni(), alone))
+    with _blaming("t1", "shows no brain that the template could be laid onto"):
+        to_t1 = register.affine(template.mni(), alone, register.rigid_by_mass(template.mni(), alone))
     found: dict[str, sitk.Transform] = {"t1": to_t1}
     for name in CHANNELS:
         if name != "t1":
-            found[name] = register.chained(to_t1, register.rigid(t1, volumes[name]))
+            with _blaming(name, "does not show the head that t1 shows"):
+                found[name] = register.chained(to_t1, register.rigid(t1, volumes[name]))
     return found
 
 

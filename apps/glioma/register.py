@@ -17,19 +17,26 @@ LEVELS = ((8.0, 4.0, 4.0), (4.0, 3.0, 1.0), (3.0, 3.0, 1.0))
 RADIUS_MM = 45.0
 """A turn by one radian moves a head's voxels about so far."""
 BINS = 48
+UNLIKE = -0.35
+"""Mutual information, negative: two contrasts of a head came to -0.87 and less, a head and a chest to -0.22."""
+
+
+class NoMatchError(Exception):
+    """Two images that cannot be laid onto each other: one is empty, or they show different things."""
 
 
 def rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
     """Six parameters: the same head in another series.
 
     Starts from where the scanner says that both lie, and from the centres of mass, for a patient who got up in between;
-    goes on from the better one.
+    goes on from the better one. Raises NoMatchError.
     """
     starts = [sitk.Euler3DTransform(), _by_mass(fixed, moving)]
     starts[0].SetCenter(_middle(fixed))
     _, near = min(((_optimise(fixed, moving, each, LEVELS[0]), each) for each in starts), key=lambda tried: tried[0])
-    for level in LEVELS[1:]:
-        _optimise(fixed, moving, near, level)
+    told = [_optimise(fixed, moving, near, level) for level in LEVELS[1:]]
+    if told[-1] > UNLIKE:
+        raise NoMatchError
     return near
 
 
@@ -64,7 +71,17 @@ def resampled(
 
 def _by_mass(fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
     moments = sitk.CenteredTransformInitializerFilter.MOMENTS
-    return sitk.Euler3DTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), moments))
+    with _matching():
+        return sitk.Euler3DTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), moments))
+
+
+@contextmanager
+def _matching() -> Iterator[None]:
+    """SimpleITK has one class for every error; here it means that there is nothing, or nothing left, to compare."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise NoMatchError from error
 
 
 @contextmanager
@@ -90,7 +107,8 @@ def _optimise(fixed: sitk.Image, moving: sitk.Image, near: sitk.Transform, level
     method.SetOptimizerScales([RADIUS_MM**2] * turns + [1.0] * 3)
     method.SetInitialTransform(near, inPlace=True)
     smooth = sitk.SmoothingRecursiveGaussian
-    method.Execute(resampled(smooth(fixed, sigma), _even(fixed, step), sitk.Transform()), smooth(moving, sigma))
+    with _matching():
+        method.Execute(resampled(smooth(fixed, sigma), _even(fixed, step), sitk.Transform()), smooth(moving, sigma))
     return float(method.GetMetricValue())
 
 

@@ -55,8 +55,10 @@ def _brain(t1: sitk.Image, to_t1: sitk.Transform) -> sitk.Image:
 
 def _trimmed(t1: sitk.Image, brain: sitk.Image) -> sitk.Image:
     """Of the template's brain, what is as bright as the middle of it, and does not only touch."""
-    middle = sitk.BinaryErode(brain, _voxels(t1, INNER_MM))
-    median = float(np.median(sitk.GetArrayViewFromImage(t1)[sitk.GetArrayViewFromImage(middle) > 0]))
+    middle = sitk.GetArrayFromImage(sitk.BinaryErode(brain, _voxels(t1, INNER_MM))) > 0
+    if not middle.any():
+        raise register.NoMatchError
+    median = float(np.median(sitk.GetArrayViewFromImage(t1)[middle]))
     tissue = (t1 > DARKEST * median) & (t1 < BRIGHTEST * median) & brain
     parts = sitk.ConnectedComponent(sitk.BinaryErode(tissue, _voxels(t1, NECK_MM)))
     largest = sitk.RelabelComponent(parts, sortByObjectSize=True) == 1

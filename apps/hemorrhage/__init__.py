@@ -25,7 +25,7 @@ from radnode import (
     open_model,
 )
 
-from .classes import BRAIN, CLASSES, CODES, SIGNATURE, Scores
+from .classes import BRAIN, CODES, SIGNATURE, Scores
 from .selection import pick
 
 
@@ -38,7 +38,7 @@ class HemorrhageOptions(AppOptions):
 
 
 class Hemorrhage(App[HemorrhageOptions]):
-    name, version = "hemorrhage", "1.0.0"
+    name, version = "hemorrhage", "1.1.0"
     description = "Probabilities of acute intracranial hemorrhage on a head CT, by a model of the site's own."
     resources = Resources(cpu=1, memory=6144, timeout=300)
 
@@ -49,7 +49,10 @@ class Hemorrhage(App[HemorrhageOptions]):
         series, remarks = pick(source)
         model = open_model(options.model, SIGNATURE) if options.model else StandIn()
         print(f"{len(series)} slices, model {model.identity}")
-        answer = model.predict(images=windowed(series))["probabilities"]
+        images = windowed(series)
+        self.progress("asking the model", 0.2)
+        answer = model.predict(images=images)["probabilities"]
+        self.progress("reporting", 0.8)
         scores = Scores(series, answer, options.threshold, options.type_threshold)
         said = [f"Model: {model.identity}.", *remarks]
         if not options.model:
@@ -67,7 +70,7 @@ def report(scores: Scores, said: list[str], *, demonstration: bool) -> Measureme
             Measurement("Slices judged", len(scores.series)),
             Measurement("Slices above the threshold", len(scores.suspicious())),
         ],
-        [Finding(CODES[name], scores.present(name), scores.of_series[name], site=BRAIN) for name in CLASSES],
+        [Finding(code, scores.present(name), scores.of_series[name], site) for name, (code, site) in CODES.items()],
         description="hemorrhage (stand-in)" if demonstration else "hemorrhage",
         comment=" ".join(said),
         site=BRAIN,

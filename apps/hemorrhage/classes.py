@@ -17,15 +17,16 @@ from radnode import Code, Instance, Series, Signature, Tensor
 CLASSES = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 """In the order in which the model answers, that of the RSNA 2019 challenge's models as the first such app had them."""
 
-CODES = {
-    "any": Code("1386000", "SCT", "Intracranial hemorrhage"),
-    "epidural": Code("82999001", "SCT", "Epidural intracranial hemorrhage"),
-    "intraparenchymal": Code("274100004", "SCT", "Cerebral hemorrhage"),
-    "intraventricular": Code("23276006", "SCT", "Ventricular hemorrhage"),
-    "subarachnoid": Code("21454007", "SCT", "Subarachnoid intracranial hemorrhage"),
-    "subdural": Code("35486000", "SCT", "Subdural intracranial hemorrhage"),
-}
 BRAIN = Code("12738006", "SCT", "Brain")
+CODES = {
+    "any": (Code("1386000", "SCT", "Intracranial hemorrhage"), BRAIN),
+    "epidural": (Code("82999001", "SCT", "Epidural intracranial hemorrhage"), BRAIN),
+    "intraparenchymal": (Code("274100004", "SCT", "Cerebral hemorrhage"), BRAIN),
+    "intraventricular": (Code("50960005", "SCT", "Hemorrhage"), Code("35764002", "SCT", "Brain ventricle")),
+    "subarachnoid": (Code("21454007", "SCT", "Subarachnoid intracranial hemorrhage"), BRAIN),
+    "subdural": (Code("35486000", "SCT", "Subdural intracranial hemorrhage"), BRAIN),
+}
+"""What each is called in the report, and where it lies."""
 
 WINDOWS = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))
 """Center and width in HU of the three channels: brain, subdural, soft tissue and bone."""

@@ -35,6 +35,8 @@ def unsuitable(series: Series) -> str:
     first = series.first
     if first.get("Modality") != "CT":
         return f"modality is {first.text('Modality') or 'unknown'}, not CT"
+    if first.get("SamplesPerPixel", 1) != 1:
+        return "its images are in colour"
     if "LOCALIZER" in first.text("ImageType").upper():
         return "a localizer"
     if "SECONDARY" in first.text("ImageType").upper().split("\\")[1:2]:

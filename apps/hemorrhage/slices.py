@@ -3,18 +3,28 @@
 import numpy as np
 import SimpleITK as sitk
 
-from radnode import Instance, Series
+from radnode import Declined, Instance, Series
 
 from .classes import SIZE, WINDOWS
 
+LEAST_TISSUE = 0.02
+"""Share of all pixels that the widest window does not show black; a head has a fifth and more."""
+
 
 def windowed(series: Series) -> np.ndarray:
-    """`(slices, 512, 512, 3)` uint8. The windows are fixed: what a grey value means does not depend on the slice."""
+    """`(slices, 512, 512, 3)` uint8. The windows are fixed: what a grey value means does not depend on the slice.
+
+    Raises Declined where there is no head in them.
+    """
     images = np.empty((len(series), SIZE, SIZE, len(WINDOWS)), np.uint8)
     for index, instance in enumerate(series):
         hu = fitted(hounsfield(instance))
         for channel, (center, width) in enumerate(WINDOWS):
             images[index, ..., channel] = grey(hu, center, width)
+    center, width = WINDOWS[-1]
+    share = np.count_nonzero(images[:, ::4, ::4, -1]) / images[:, ::4, ::4, -1].size
+    if share < LEAST_TISSUE:
+        raise Declined(f"shows no head: {share:.1%} of its pixels are denser than {center - width / 2:.0f} HU")
     return images
 
 

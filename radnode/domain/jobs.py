@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Version of what the node makes of an app's results; part of a job's identity, so that a change makes new objects."""
 
 

@@ -193,7 +193,7 @@ class Context:
         ds.ContributingEquipmentSequence = Sequence([self._acquisition(), self._processing(ds)])
 
     def _acquisition(self) -> Dataset:
-        item = _equipment("109101", "Acquisition Equipment")
+        item = _equipment(("109101", "DCM", "Acquisition Equipment"))
         item.Manufacturer = "unknown"  # Type 1 here (PS3.3 C.12.1), while a source may leave it empty
         for keyword in _EQUIPMENT:
             text = clean(self.source.first.text(keyword), 16 if keyword == "StationName" else 64)
@@ -202,7 +202,7 @@ class Context:
         return item
 
     def _processing(self, ds: Dataset) -> Dataset:
-        item = _equipment("109102", "Processing Equipment")
+        item = _equipment(("109102", "DCM", "Processing Equipment"))
         for keyword in _EQUIPMENT:
             setattr(item, keyword, ds[keyword].value)
         item.ContributionDateTime = self.created.strftime("%Y%m%d%H%M%S%z")
@@ -363,9 +363,9 @@ def image_reference(instance: Instance, purpose: tuple[str, str, str] | None = N
     return item
 
 
-def _equipment(value: str, meaning: str) -> Dataset:
+def _equipment(purpose: tuple[str, str, str]) -> Dataset:
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = Sequence([code(value, "DCM", meaning)])
+    item.PurposeOfReferenceCodeSequence = Sequence([code(*purpose)])
     return item
 
 

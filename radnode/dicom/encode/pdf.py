@@ -28,7 +28,7 @@ def encode(result: EncapsulatedPdf, context: Context) -> Iterator[Encoded]:
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     ds.AcquisitionDateTime = ""
     ds.DocumentTitle = common.clean(result.title)
-    ds.ConceptNameCodeSequence = Sequence([common.code("18748-4", "LN", "Diagnostic imaging study")])
+    ds.ConceptNameCodeSequence = Sequence([common.code("18748-4", "LN", "Diagnostic imaging report")])
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     ds.SourceInstanceSequence = Sequence(
         common.image_reference(each, common.PURPOSE_SOURCE) for each in context.representatives()

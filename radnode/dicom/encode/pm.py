@@ -20,7 +20,7 @@ from radnode.domain.errors import ResultError
 from radnode.domain.results import ParametricMap
 
 SERIES_NUMBER = 9040
-DERIVATION = ("113065", "DCM", "Pixel by pixel calculation")
+DERIVATION = ("110001", "DCM", "Image Processing")
 _FRAME_TYPE = ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"]
 _QUANTITY = ("246205007", "SCT", "Quantity")
 

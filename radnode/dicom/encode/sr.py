@@ -27,7 +27,7 @@ SERIES_NUMBER = 9020
 _PROCEDURES = {
     "CT": Code("77477000", "SCT", "Computed tomography"),
     "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),
-    "US": Code("16310003", "SCT", "Ultrasonography"),
+    "US": Code("16310003", "SCT", "Diagnostic ultrasonography"),
     "MG": Code("71651007", "SCT", "Mammography"),
     "PT": Code("82918005", "SCT", "Positron emission tomography"),
 }

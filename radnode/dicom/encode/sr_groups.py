@@ -19,7 +19,7 @@ from radnode.domain.results import Segment
 from radnode.domain.study import Instance
 
 _PRESENT = hd.CodedConcept("52101004", "SCT", "Present")
-_ABSENT = hd.CodedConcept("2667000", "SCT", "Absent")
+_ABSENT = hd.CodedConcept("272519000", "SCT", "Absent")  # both as in PS3.16 CID 240
 _PROBABILITY = hd.CodedConcept("PROBABILITY", PRIVATE_SCHEME, "Probability")
 _SHARE = hd.CodedConcept("{0:1}", "UCUM", "range: 0:1")
 UNITS = {
