@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pydicom
 import pytest
 from highdicom import sr
 from PIL import Image
+from rich.console import Console
 
 from radnode import App, Declined, File, Measurement, MeasurementReport, SecondaryCapture
 from radnode.domain.app import Resources
@@ -24,6 +26,8 @@ from radnode.domain.jobs import Assignment
 from radnode.run import apps
 from radnode.run.local import LocalRun, run_local
 from radnode.run.process import process
+from radnode.run.tools import run_app
+from radnode.settings import load as load_settings
 from radnode.testing.phantom import head_ct
 
 REPO = Path(__file__).parents[1]
@@ -355,6 +359,20 @@ def test_the_commands_of_the_page_do_what_they_say(tmp_path: Path) -> None:
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "results/sr-0001.dcm" in done.stdout
+
+
+def test_an_app_that_raises_shows_its_own_lines_and_none_of_the_nodes(tmp_path: Path) -> None:
+    (tmp_path / "apps").mkdir()
+    source = "from radnode import App\n\nclass Bad(App):\n    name, version = 'bad', '1'\n"
+    source += "    def process(self, series, options):\n        return 1 / 0\n"
+    (tmp_path / "apps" / "bad.py").write_text(source)
+    head_ct(tmp_path / "in", slices=2, size=16)
+    said = StringIO()
+    console = Console(file=said, width=200)
+    known = load_settings({"RADNODE_APPS": str(tmp_path / "apps")}, tmp_path / "no.env")
+    assert run_app(known, "bad", tmp_path / "in", [], tmp_path / "out", console, console) == 1
+    assert re.findall(r"File .*/(\w+\.py)\", line (\d+)", said.getvalue()) == [("bad.py", "6")]
+    assert "ZeroDivisionError: division by zero" in said.getvalue()
 
 
 def test_importing_radnode_and_listing_its_apps_loads_no_heavy_library() -> None:

@@ -155,7 +155,7 @@ def test_a_broken_app_is_a_problem_and_open_senders_a_warning(tmp_path: Path) ->
     findings = check(settings(tmp_path, "rules: []\nsenders: any\n"), apps.find(tmp_path / "apps"))
     told = [(each.state, each.message) for each in findings if each.state != "ok"]
     assert told == [
-        ("problem", "app broken is broken: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("problem", "app broken is broken: ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 1)"),
         ("warning", "senders: any - every machine that reaches the DICOM port may push"),
     ]
 

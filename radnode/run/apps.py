@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,13 +70,24 @@ def find(folder: Path, *, only: str = "") -> Catalog:
             loaded = load()
             found = loaded if isinstance(loaded, list) else list(_apps_in(loaded))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's module raises at import
-            catalog.faults[name] = f"{type(error).__name__}: {error}"
+            catalog.faults[name] = _fault(error, folder)
             continue
         if not found:
             catalog.faults[name] = "it defines no class derived from radnode.App"
         for app in found:
             _add(catalog, name, app)
     return catalog
+
+
+def _fault(error: BaseException, folder: Path) -> str:
+    """What it is, and the app's own line that it came from, which a SyntaxError tells by itself."""
+    told = f"{type(error).__name__}: {error}"
+    at = [
+        f"{path.relative_to(folder.resolve())}, line {each.lineno}"
+        for each in traceback.extract_tb(error.__traceback__)
+        if (path := Path(each.filename).resolve()).is_relative_to(folder.resolve())
+    ]
+    return f"{told} ({at[-1]})" if at and not isinstance(error, SyntaxError) else told
 
 
 def _candidates(folder: Path) -> Iterator[tuple[str, Any]]:

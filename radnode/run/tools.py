@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.text import Text
 from radnode.dicom import scu
 from radnode.dicom.volume import read_series
 from radnode.domain import series_class
+from radnode.domain.app import App
 from radnode.domain.errors import NotDicomError, OptionsError, PeerError, RadnodeError
 from radnode.domain.jobs import Outcome, judge
 from radnode.run import apps as app_finder
@@ -47,10 +49,26 @@ def run_app(
     with err.status(f"{name}: reading {path}") as status:
         named = _options(inputs, "--input")
         how: dict[str, Any] = {"level": level, "only": only, "inputs": named, "models": settings.models}
-        runs = run_local(app, path, _options(sets), output, status.update, **how)
+        try:
+            runs = run_local(app, path, _options(sets), output, status.update, **how)
+        except Exception as error:
+            if not (raised := _raised_in(app, error)):
+                raise
+            err.print(raised, style="red", markup=False, highlight=False)
+            return 1
     for each in runs:
         _tell(each, out, err)
     return 1 if any(each.error for each in runs) else 0
+
+
+def _raised_in(app: type[App[Any]], error: Exception) -> str:
+    """The traceback from the app's own code on; empty where that had no part in it, or radnode can say it in words."""
+    at = error.__traceback__
+    while at and at.tb_frame.f_globals.get("__name__") != app.__module__:
+        at = at.tb_next
+    if at is None or isinstance(error, RadnodeError):
+        return ""
+    return "".join(traceback.format_exception(type(error), error, at))
 
 
 def _tell(ran: LocalRun, out: Console, err: Console) -> None:
