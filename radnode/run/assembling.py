@@ -79,9 +79,8 @@ class Assembling:
         self._routing: Routing | None = None
         self._of_peer: defaultdict[bytes, set[int]] = defaultdict(set)
         self._gone_since: dict[bytes, float] = {}
+        self._marked: set[int] = set()
         self._ripe: set[int] = set()
-        self._raised_for: set[int] = set()
-        self._raised_for_studies: set[int] = set()
         self._looked, self._asked, self._next_look = 0.0, 0.0, 0.0
         self._awaited, self._judged_at = 0, 0.0
         self._deaf = True
@@ -98,12 +97,12 @@ class Assembling:
         self._take_assessments()
         if self._awaited and not all(each.mark >= self._awaited for each in present(self._settings.run, "receiver-")):
             return
-        series, studies = self._candidates(routing, now)
         if not self._awaited:
-            self._awaited = self._barrier.raise_() if series or studies else 0
-            self._judged_at, self._raised_for = now, self._ripe.copy()
-            self._raised_for_studies = self._studies.ripe.copy()
+            self._ripen()
+            self._awaited = self._barrier.raise_() if any(self._candidates(routing, now)) else 0
+            self._judged_at = now
             return
+        series, studies = self._candidates(routing, self._judged_at)
         self._awaited = 0
         for row in series:
             self._series(row, routing)
@@ -121,20 +120,25 @@ class Assembling:
 
     # ---- what there is to judge ---------------------------------------------------------------------------------
 
-    def _candidates(self, routing: Routing, now: float) -> tuple[list[Record], list[Record]]:
-        """Series and studies that look complete: since the barrier was raised, if it was."""
-        until = self._judged_at if self._awaited else now
-        ripe = self._raised_for if self._awaited else self._ripe
-        whole = self._raised_for_studies if self._awaited else self._studies.ripe
-        later = self._completion.postponed(now)
+    def _ripen(self) -> None:
+        """Between two barriers. A series is judged by what was known when its barrier was raised: a mark that is set
+        while that is up is for the next one."""
+        self._ripe |= self._marked
+        self._marked.clear()
+        self._studies.ripen()
+
+    def _candidates(self, routing: Routing, until: float) -> tuple[list[Record], list[Record]]:
+        """Series and studies that look complete, by what was known at a moment, `until`."""
+        ripe, whole = self._ripe, self._studies.ripe
+        later = self._completion.postponed(until)
         with self._ledger.read() as tx:
             quiet = assembling.quiet_series(tx, until - _shortest(routing, "series"), later["series"])
             series = assembling.still_open(tx, ripe.union(quiet)) if ripe or quiet else []
             studies = {row.id: row for row in assembling.whole_studies(tx, whole)} if whole else {}
             quiet_studies = intake.quiet_studies(tx, until - _shortest(routing, "study"), 100 + len(later["study"]))
-        self._studies.ripe -= whole - studies.keys()
+        whole.intersection_update(studies)
         studies |= {row.id: row for row in quiet_studies}
-        self._ripe -= ripe.difference(row.id for row in series)
+        ripe.intersection_update(row.id for row in series)
         return (
             [row for row in series if ("series", row.id) not in self._big],
             [
@@ -145,7 +149,6 @@ class Assembling:
         )
 
     def _series(self, row: Record, routing: Routing) -> None:
-        self._ripe.discard(row.id)
         with self._ledger.read() as tx:
             carriers, files = assembling.carriers(tx, row.id), assembling.size(tx, row.id)
         gone = self._gone_since.get(digest(row.peer))
@@ -157,16 +160,17 @@ class Assembling:
             lacked=row.missing > 0,
         )
         self._do(("series", row.id), files, partial(self._judge, row, routing, situation))
+        self._ripe.discard(row.id)
 
     def _judge(self, row: Record, routing: Routing, situation: Situation) -> None:
         self._assessed.put(("series", row, self._completion.judge_series(row, routing, situation)))
 
     def _study(self, row: Record, routing: Routing) -> None:
-        self._studies.ripe.discard(row.id)
         with self._ledger.read() as tx:
             files = assembling.study_size(tx, row.id)
         situation = self._studies.situation(row, self._judged_at)
         self._do(("study", row.id), files, partial(self._judge_study, row, routing, situation))
+        self._studies.ripe.discard(row.id)
 
     def _judge_study(self, row: Record, routing: Routing, situation: StudySituation) -> None:
         self._assessed.put(("study", row, self._completion.judge_study(row, routing, situation)))
@@ -223,7 +227,7 @@ class Assembling:
         if watched.claimed:
             with self._ledger.read() as tx:
                 if assembling.instances(tx, row.id) >= watched.claimed:
-                    self._ripe.add(row.id)
+                    self._marked.add(row.id)
 
     def _look_at(self, row: Record, routing: Routing) -> _Watched:
         """What evidence there may be for a series, by one of its headers and by what the file says of its sender."""
@@ -256,7 +260,7 @@ class Assembling:
         if gone >= SETTLED and not each.asked:
             each.asked = self._inquiry.ask(each.row, routing.destinations, now)
         while each.graces and gone >= each.graces[0]:
-            self._ripe.add(each.row.id)
+            self._marked.add(each.row.id)
             each.graces.pop(0)
 
     def _ask(self, routing: Routing, now: float) -> None:
@@ -264,7 +268,7 @@ class Assembling:
         again for series that lack something."""
         for series_id in self._inquiry.heard():
             self._completion.wake("series", series_id)
-            self._ripe.add(series_id)
+            self._marked.add(series_id)
         if not _may_ask(routing):
             return
         half = now - _shortest(routing, "series") / 2

@@ -40,7 +40,7 @@ class _Watched:
 
 
 class StudyWatch:
-    """`ripe`: the studies to be judged now."""
+    """`ripe`: the studies to be judged behind the next barrier, or the one that is up."""
 
     def __init__(self, settings: Settings, ledger: Ledger, completion: Completion, inquiry: StudyInquiry) -> None:
         self._settings, self._ledger = settings, ledger
@@ -49,11 +49,20 @@ class StudyWatch:
         self._stirred: set[int] = set()
         self._watched: dict[int, _Watched] = {}
         self._lacking: set[int] = set()
+        self._marked: set[int] = set()
         self.ripe: set[int] = set()
 
     def stir(self, study_id: int) -> None:
         """A series of the study is complete."""
         self._stirred.add(study_id)
+
+    def ripen(self) -> None:
+        """No barrier is up: what was marked since the last was raised is for the next one, though the judgement behind
+        the last may have left it to its quiet time."""
+        for study_id in self._marked:
+            self._completion.wake("study", study_id)
+        self.ripe |= self._marked
+        self._marked.clear()
 
     def assessed(self, row: Record, assessment: Assessment) -> None:
         if assessment.done:
@@ -83,7 +92,7 @@ class StudyWatch:
         for study_id in self._inquiry.heard():
             if watched := self._watched.get(study_id):
                 watched.answered = True
-                self._judge(study_id)
+                self._marked.add(study_id)
         if any(each.query for each in routing.destinations.values()) and any(
             rule.level == "study" for rule in routing.rules
         ):
@@ -104,7 +113,7 @@ class StudyWatch:
         except (NotDicomError, OSError):
             return
         if any(claims) and claims[0] <= len(series) and claims[1] <= self._instances(series):
-            self._judge(row.id)
+            self._marked.add(row.id)
 
     def _instances(self, series: Sequence[Record]) -> int:
         with self._ledger.read() as tx:
@@ -118,14 +127,10 @@ class StudyWatch:
         if now - each.gone_since < SETTLED:
             return
         if each.answered and not each.settled:
-            self._judge(each.subject.id)
+            self._marked.add(each.subject.id)
         each.settled = True
         lacks = each.subject.id in self._lacking
         if lacks or not each.answered:
             self._inquiry.ask(each.subject, routing.destinations, now)
         if lacks:
             self._inquiry.fetch(each.subject, routing.destinations, now)
-
-    def _judge(self, study_id: int) -> None:
-        self._completion.wake("study", study_id)
-        self.ripe.add(study_id)
