@@ -1,12 +1,15 @@
-"""Crash labels as they stand in the source (see `radnode/state/crash.py`), and transactions and renames without one."""
+"""Crash labels as they stand in the source (see `radnode/state/crash.py`), transactions and renames without one, and
+a folder in which they are armed.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from tests.peers import REPO
+from tests.peers import REPO, until
 
 PARTS = [path for part in ("state", "run") for path in sorted((REPO / "radnode" / part).rglob("*.py"))]
 
@@ -55,3 +58,49 @@ def _words(call: ast.Call) -> list[str]:
 
 def _name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+class Armed:
+    """Labels at which a process is to die, as a folder (RADNODE_CRASH_AT)."""
+
+    def __init__(self, crash_at: Path) -> None:
+        self.crash_at = crash_at
+        self.crash_at.mkdir(parents=True)
+        self.deaths = 0
+
+    def arm(self, *labels: str) -> None:
+        for each in labels:
+            (self.crash_at / each).touch()
+        self.deaths += len(labels)
+
+    def begin(self) -> None:
+        """A scenario begins."""
+        self._at_first = self.armed()
+
+    def armed(self) -> list[str]:
+        return sorted(each.name for each in self.crash_at.iterdir())
+
+    def hit(self, label: str) -> None:
+        """Waits until a process has died there, at one of the moments that were armed as the scenario began."""
+        mine = {each for each in self._at_first if each.startswith(f"{label}.")}
+        until(lambda: mine - set(self.armed()), f"a process has died at {label}")
+
+
+    def disarm(self) -> None:
+        for each in self.crash_at.iterdir():
+            each.unlink()
+
+
+Place = TypeVar("Place", bound=Armed)
+
+
+def rehearse(place: Place, label: str, scenario: Callable[[Place, str], None]) -> None:
+    """A process dies at all moments of a label, in one go or, where what follows takes another way, in two or three."""
+    moments = [each for each in labels() if each.rpartition(".")[0] == label]
+    place.arm(*moments)
+    for _ in moments:
+        place.begin()
+        scenario(place, label)
+        if not place.armed():
+            return
+    assert place.armed() == []

@@ -26,7 +26,7 @@ from radnode.state.ledger import Ledger
 from tests.peers import free_port, tool, until
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a fork of pytest itself would share its connections
-PROCESSES.set_forkserver_preload(["tests.databases"])
+PROCESSES.set_forkserver_preload(["tests.databases", "tests.crash_parts"])
 
 _numbers = count(1)
 

@@ -203,6 +203,11 @@ class Orthanc:
         found = json.loads(self.request("GET", "/instances?expand"))
         return sorted(str(each["MainDicomTags"]["SOPInstanceUID"]) for each in found)
 
+    def changes(self, kind: str) -> list[str]:
+        """Orthanc's own identifiers of what has changed so, in the order of that, as often as it has."""
+        found = json.loads(self.request("GET", "/changes?limit=10000"))
+        return [str(each["ID"]) for each in found["Changes"] if each["ChangeType"] == kind]
+
     def download(self, sop_instance_uid: str) -> bytes:
         """The Part 10 file."""
         (found,) = self.find("Instance", "SOPInstanceUID", sop_instance_uid)

@@ -1,481 +1,25 @@
 """`kill -9` at every boundary between two durable steps, one test each: nothing is lost, nothing comes twice.
 
-The labels are read from the source (`tests/crashes.py`): one that no scenario here leads to fails the suite. A process
-dies at every moment of a label, one after the other, while one node goes on; then all has to be as if it had not.
+The labels are read from the source (`tests/crashes.py`): one that no scenario leads to fails the suite. A process dies
+at every moment of a label, one after the other, while one node (or what is left of it, on the bench) goes on; then all
+has to be as if it had not.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
 
-from radnode.domain.errors import RadnodeError
-from radnode.state import schema
-from radnode.state.ledger import Ledger
 from radnode.testing.sink import SinkPacs
-from tests.crashes import labels, unlabelled
-from tests.peers import Node, until
-from tests.receiving import Peer
-from tests.road import apply, delivery_in, job_in, settled, small_ct, study, study_uid, uids
-from tests.test_commitment import Modality, references
-from tests.test_life import assert_once, kill, pids_of
-from tests.test_power_loss import data_set_digest
+from tests.crash_bench import Bench, Town
+from tests.crash_bench_scenarios import ON_BENCH
+from tests.crash_scenarios import ON_NODE
+from tests.crash_stage import Stage
+from tests.crashes import labels, rehearse, unlabelled
 
-ROUTING = """\
-destinations:
-  a: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}}}
-  reports: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}, wants: [sr]}}
-  pages: {{aet: {sink.aet}, host: 127.0.0.1, port: {sink.port}, wants: [sc], fallback: {{sr: sc}}}}
-  modality: {{aet: {modality.aet}, host: 127.0.0.1, port: {modality.port}}}
-complete: {{series: 1s, study: 1s}}
-rules:
-  - {{name: results, app: test, send_to: [a], when: {{CallingAETitle: WHOLE}}}}
-  - {{name: copies, level: study, send_to: [a], when: {{CallingAETitle: WHOLE}}}}
-  - {{name: late, app: test, send_to: [a], expire: 0.1s, when: {{CallingAETitle: LATE}}}}
-  - {{name: slow, app: test, send_to: [], options: {{sleep: 600}}, when: {{CallingAETitle: SLOW}}}}
-  - {{name: declined, app: test, options: {{fail: declined}}, when: {{CallingAETitle: DECLINED}}}}
-  - {{name: failed, app: test, options: {{fail: error}}, when: {{CallingAETitle: FAILED}}}}
-  - {{name: crashed, app: test, options: {{fail: crash}}, when: {{CallingAETitle: CRASHED}}}}
-  - {{name: partly, app: test, send_to: [reports], when: {{CallingAETitle: PARTLY}}}}
-  - {{name: pages, app: test, send_to: [pages], when: {{CallingAETitle: PAGES}}}}
-  - {{name: noticed, app: test, notice: 1s, options: {{fail: declined}}, when: {{CallingAETitle: NOTICED}}}}
-  - name: waits
-    app: test
-    level: study
-    send_to: []
-    when: {{CallingAETitle: WAITS}}
-    inputs: {{there: {{Modality: CT}}, missing: {{Modality: MR}}}}
-    wait: {{for: 1s, then: run}}
-defaults: {{send_to: [a]}}
-"""
-DEATHS_MOST = 4  # the supervisor waits longer and longer before it starts again what keeps dying
 pytestmark = pytest.mark.timeout(600)
-
-
-class Stage:
-    """A node whose processes die at the labels that are armed, its sink, and its modality."""
-
-    def __init__(self, folder: Path, sink: SinkPacs) -> None:
-        self.folder, self.sink, self.modality = folder, sink, Modality()
-        self.crash_at = folder / "crash"
-        self.crash_at.mkdir(parents=True)
-        routing = ROUTING.format(sink=sink, modality=self.modality)
-        self.node = Node(folder / "node", routing, env={"RADNODE_CRASH_AT": str(self.crash_at)})
-        self.deaths = 0
-        self._seeds = count(5000)
-
-    def arm(self, *labels: str) -> None:
-        for each in labels:
-            (self.crash_at / each).touch()
-        self.deaths += len(labels)
-
-    def begin(self) -> None:
-        """A scenario begins."""
-        self._at_first = self.armed()
-
-    def armed(self) -> list[str]:
-        return sorted(each.name for each in self.crash_at.iterdir())
-
-    def hit(self, label: str) -> None:
-        """Waits until a process has died there, at one of the moments that were armed as the scenario began."""
-        mine = {each for each in self._at_first if each.startswith(f"{label}.")}
-        until(lambda: mine - set(self.armed()), f"a process has died at {label}")
-
-    def rested(self) -> None:
-        """A fresh supervisor, once the parts have died so often that it hesitates to start them."""
-        if self.deaths > DEATHS_MOST:
-            self.node.stop()
-            self.node.start()
-            self.deaths = 0
-        for each in self.crash_at.iterdir():  # of a test that failed
-            each.unlink()
-        until(self.node.ready, "every part is up")
-
-    def study(self) -> list[Path]:
-        seed = next(self._seeds)
-        return small_ct(self.folder / f"study{seed}", seed, slices=3, size=16)
-
-    def push(self, calling_aet: str = "WHOLE", files: list[Path] | None = None) -> list[Path]:
-        """A study of its own, pushed again and again until all of it is acknowledged, as a modality does."""
-        files = files or self.study()
-
-        def acknowledged() -> bool:
-            try:
-                return {each.status for each in self.node.send(files, calling_aet=calling_aet)} == {0}
-            except RadnodeError:
-                return False
-
-        until(acknowledged, "all of it is acknowledged")
-        return files
-
-    def assert_as_if_nothing_had_happened(self, files: list[Path], arrived: int) -> None:
-        """All of it is kept, its copies and its two results have come, and nothing else is left of it anywhere."""
-        settled(self.node, study_uid(files), timeout=120)
-        assert_once(self.sink, arrived, len(files) + 2, again=True)
-        came = {each.sop_instance_uid for each in self.sink.received[arrived:]}
-        assert set(uids(files)) < came
-        self.assert_kept(files)
-        self.assert_tidy()
-
-    def assert_kept(self, files: list[Path]) -> None:
-        assert {data_set_digest(each) for each in files} <= self.digests()
-
-    def digests(self) -> set[str]:
-        return {data_set_digest(each) for each in self.spool("instances/**/*.dcm")}
-
-    def assert_tidy(self) -> None:
-        until(lambda: not self.spool("instances/**/*.part") + self.spool("work/*"), "nothing is left lying about")
-
-    def spool(self, pattern: str) -> list[Path]:
-        return list((self.node.home / "spool").glob(pattern))
-
-
-# ---- what leads to a label -------------------------------------------------------------------------------------------
-
-
-def whole(stage: Stage, label: str) -> None:
-    """A study on its road from the modality to the sink."""
-    arrived = len(stage.sink.received)
-    stage.assert_as_if_nothing_had_happened(stage.push(), arrived)
-
-
-def twice(stage: Stage, label: str) -> None:
-    """The same study over two associations."""
-    arrived = len(stage.sink.received)
-    files = stage.push()
-    stage.assert_as_if_nothing_had_happened(stage.push(files=files), arrived)
-
-
-def ending(stage: Stage, label: str, *, calling_aet: str, state: str) -> None:
-    """A job that ends otherwise than done."""
-    arrived = len(stage.sink.received)
-    files = stage.push(calling_aet)
-    stage.hit(label)
-    job_in(stage.node, study_uid(files), state)
-    assert stage.sink.received[arrived:] == []
-    stage.assert_tidy()
-
-
-def late(stage: Stage, label: str) -> None:
-    files = stage.push("LATE")
-    delivery_in(stage.node, study_uid(files), "expired")
-
-
-def partly(stage: Stage, label: str) -> None:
-    """A destination wants some kinds of results only."""
-    files = stage.push("PARTLY")
-    delivery_in(stage.node, study_uid(files), "delivered", "reports")
-
-
-def other_form(stage: Stage, label: str) -> None:
-    """A destination that takes no reports gets them as pages, each once."""
-    arrived = len(stage.sink.received)
-    files = stage.push("PAGES")
-    delivery_in(stage.node, study_uid(files), "delivered", "pages")
-    assert_once(stage.sink, arrived, 2, again=True)
-    stage.assert_tidy()
-
-
-def noticed(stage: Stage, label: str) -> None:
-    """No result comes in time, and a page says so."""
-    arrived = len(stage.sink.received)
-    stage.push("NOTICED")
-    stage.sink.wait_for(arrived + 1, timeout=60)
-    stage.hit(label)
-    stage.assert_tidy()
-    assert_once(stage.sink, arrived, 1, again=True)
-
-
-def interrupted(stage: Stage, label: str) -> None:
-    """The worker that delivers is told to stop in the middle of it."""
-    arrived = len(stage.sink.received)
-    stage.sink.pause()
-    files = stage.push()
-    until(lambda: "sending" in _states(stage, files), "it is being sent")
-    for pid in pids_of(stage.node, "deliverer"):
-        os.kill(pid, signal.SIGTERM)
-    time.sleep(0.5)  # it has heard of it when the sink goes on
-    stage.sink.resume()
-    stage.assert_as_if_nothing_had_happened(files, arrived)
-
-
-def waited(stage: Stage, label: str) -> None:
-    """A rule has waited long enough for an input that never came, and runs without."""
-    files = stage.push("WAITS")
-    stage.hit(label)
-    job_in(stage.node, study_uid(files), "done")
-    stage.assert_tidy()
-
-
-def postponed(stage: Stage, label: str) -> None:
-    """The sink is away for a while."""
-    arrived = len(stage.sink.received)
-    stage.sink.stop()
-    files = stage.push()
-    stage.hit(label)
-    stage.sink.start()
-    stage.assert_as_if_nothing_had_happened(files, arrived)
-
-
-def parked(stage: Stage, label: str) -> None:
-    """The sink refuses everything for good, until a person has spoken with it."""
-    arrived = len(stage.sink.received)
-    stage.sink.refuse = lambda uid: 0xA900
-    files = stage.push()
-    stage.hit(label)
-    until(lambda: _states(stage, files) == ["parked", "parked"], "both deliveries are parked")
-    stage.sink.refuse = lambda uid: None
-    mine = [each["id"] for each in study(stage.node, study_uid(files))["jobs"]]
-    stage.node.cli("retry", *mine, "--destination", "a")
-    stage.assert_as_if_nothing_had_happened(files, arrived)
-
-
-def _states(stage: Stage, files: list[Path]) -> list[str]:
-    return [each["state"] for each in study(stage.node, study_uid(files))["deliveries"]]
-
-
-def killed(stage: Stage, label: str, *, part: str) -> None:
-    """A part is killed from outside; what it does as it is started anew leads to the label."""
-    kill(stage.node, part)
-    whole(stage, label)
-    stage.hit(label)
-    until(stage.node.ready, "every part is up")
-
-
-def sealed(stage: Stage, label: str) -> None:
-    """Nothing has changed in the spool for long when core starts anew."""
-    whole(stage, label)
-    then = time.time() - 3600
-    for bucket in (stage.node.home / "spool" / "instances").glob("*/*"):
-        os.utime(bucket, (then, then))
-    kill(stage.node, "core")
-    stage.hit(label)
-    until(stage.node.ready, "every part is up")
-
-
-def adopted(stage: Stage, label: str, *, dies_at: str) -> None:
-    """A receiver dies with an instance that the ledger does not know, and core is killed as it adopts it."""
-    stage.arm(dies_at)
-    whole(stage, label)
-
-
-def set_aside(stage: Stage, label: str) -> None:
-    """The receiver dies as it sets aside what it refuses; that is no reason to refuse anything else."""
-    with Peer(stage.node.port) as peer, pytest.raises(EOFError):
-        peer.accepted().store("1.2.3", b"no data set")
-    stage.hit(label)
-    whole(stage, label)
-
-
-def worker_stopped(stage: Stage, label: str) -> None:
-    """A worker is told to stop while a job is at work, and is killed before it has given it back."""
-    uid = study_uid(stage.push("SLOW"))
-    job = job_in(stage.node, uid, "running")
-    for pid in pids_of(stage.node, "worker"):
-        os.kill(pid, signal.SIGTERM)
-    until(lambda: study(stage.node, uid)["jobs"][0]["attempt"] > job["attempt"], "the job runs again")
-    stage.node.cli("cancel", job["id"])
-    stage.assert_tidy()
-
-
-def worker_lost(stage: Stage, label: str) -> None:
-    uid = study_uid(stage.push("SLOW"))
-    job = job_in(stage.node, uid, "running")
-    kill(stage.node, "worker")
-    stage.hit(label)
-    until(lambda: study(stage.node, uid)["jobs"][0]["attempt"] > job["attempt"], "the job runs again")
-    stage.node.cli("cancel", job["id"])
-    stage.assert_tidy()
-
-
-def forgotten(stage: Stage, label: str) -> None:
-    """A claim that no thread of its worker knows of, as a fault around a commit leaves it."""
-    stage.node.cli("pause", "a")
-    arrived = len(stage.sink.received)
-    files = stage.push()
-    uid = study_uid(files)
-    until(lambda: _states(stage, files) == ["waiting", "waiting"], "both deliveries wait")
-    owner = next(path.stem for path in (stage.node.home / "run").glob("worker-*.lock"))
-    (series_job,) = [each["id"] for each in study(stage.node, uid)["jobs"] if each["rule"] == "results"]
-    mine = schema.delivery.c.job_id == series_job
-    _write(stage, update(schema.delivery).where(mine).values(state="sending", owner=owner, attempt=9))
-    stage.hit(label)
-    stage.node.cli("resume", "a")
-    stage.assert_as_if_nothing_had_happened(files, arrived)
-
-
-def empty(stage: Stage, label: str) -> None:
-    """A series of which nothing sound is left."""
-    uid = study_uid(stage.push("NOBODY"))
-    settled(stage.node, uid)
-    of_study = select(schema.study.c.id).where(schema.study.c.study_instance_uid == uid).scalar_subquery()
-    times = {"first_received_at": time.time(), "last_received_at": time.time(), "seen": 0.0}
-    row = {"study_id": of_study, "series_instance_uid": "1.2.3", "state": "receiving", **times}
-    _write(stage, insert(schema.series).values(**row))
-    _write(stage, update(schema.study).where(schema.study.c.id == of_study).values(state="receiving"))
-    settled(stage.node, uid)
-
-
-def _write(stage: Stage, statement: Any) -> None:
-    ledger = Ledger(stage.node.home)
-    with ledger.begin() as tx:
-        tx.execute(statement)
-    ledger.close()
-
-
-def commanded(stage: Stage, label: str) -> None:
-    """What a person types dies half-way, and is typed again."""
-    uid = study_uid(stage.push("FAILED"))
-    job = job_in(stage.node, uid, "failed")
-    commands = {"pause": ("pause", "test"), "resume": ("resume", "test"), "act": ("retry", job["id"])}
-    if label == "resume":
-        stage.node.cli("pause", "test")
-    for _ in stage.armed():
-        stage.node.cli(*commands[label], code=-signal.SIGKILL)
-    if label == "pause":
-        stage.node.cli("resume", "test")
-    until(lambda: job_in(stage.node, uid, "failed")["attempt"] == job["attempt"] + (label == "act"), "it is as told")
-
-
-def purged(stage: Stage, label: str) -> None:
-    """A person purges a study, and that dies; what is left of it is finished. Then the study is pushed again."""
-    files = stage.push("WHOLE" if label == "purge result" else "NOBODY")
-    uid = study_uid(files)
-    settled(stage.node, uid)
-    while stage.armed() and label != "bring back":
-        _typed(stage, "purge", uid)
-    _typed(stage, "purge", uid)
-    assert not {data_set_digest(each) for each in files} & stage.digests()
-    stage.assert_tidy()
-    if label == "bring back":
-        stage.push("NOBODY", files)
-        stage.hit(label)
-        settled(stage.node, uid)
-        stage.assert_kept(files)
-
-
-def _typed(stage: Stage, *words: str) -> None:
-    """A command that may die, or find that another has done its work."""
-    command = [sys.executable, "-m", "radnode.cli", *words]
-    subprocess.run(command, cwd=stage.node.folder, env=stage.node.env, capture_output=True, check=False)
-
-
-def rerouted(stage: Stage, label: str) -> None:
-    """routing.yaml is edited."""
-    text = stage.node.routing.read_text()
-    apply(stage.node, f"{text}# {label}\n")
-    stage.hit(label)
-    whole(stage, label)
-
-
-def committed(stage: Stage, label: str) -> None:
-    """Storage Commitment is asked for, and told to a modality that has gone."""
-    files = stage.push("MODALITY")
-    modality = stage.modality
-    modality.reports.clear()
-    with modality.listening():
-        until(lambda: _asks(stage, modality, files), "the request is taken")
-        until(lambda: modality.reports, "the report has come")
-        stage.hit(label)
-        until(lambda: _commitments(stage) <= {"reported", "parked"}, "the ledger knows")
-    assert {kind for kind, _, _ in modality.reports} == {1}
-
-
-def unreachable(stage: Stage, label: str) -> None:
-    """The modality that wants to be told does not answer at first."""
-    files = stage.push("MODALITY")
-    modality = stage.modality
-    modality.reports.clear()
-    until(lambda: _asks(stage, modality, files), "the request is taken")
-    stage.hit(label)
-    with modality.listening():
-        until(lambda: modality.reports, "the report has come")
-        until(lambda: _commitments(stage) <= {"reported", "parked"}, "the ledger knows")
-
-
-def stranger(stage: Stage, label: str) -> None:
-    """Nobody knows where the modality that wants to be told is."""
-    files = stage.push("MODALITY")
-    until(lambda: _asks(stage, Modality("STRANGER"), files), "the request is taken")
-    stage.hit(label)
-    until(lambda: _commitments(stage) <= {"reported", "parked"}, "it is parked")
-
-
-def _asks(stage: Stage, modality: Modality, files: list[Path]) -> bool:
-    try:
-        modality.asks(stage.node, references(files))
-    except (AssertionError, AttributeError, RuntimeError, ValueError):  # the receiver died under it
-        return False
-    return True
-
-
-def _commitments(stage: Stage) -> set[str]:
-    ledger = Ledger(stage.node.home)
-    with ledger.read() as tx:
-        found = set(tx.execute(select(schema.commitment.c.state)).scalars())
-    ledger.close()
-    return found
-
-
-SCENARIOS: dict[str, Callable[[Stage, str], None]] = {
-    **dict.fromkeys(("keep", "arrival", "record arrivals"), whole),
-    **dict.fromkeys(("complete series", "complete study"), whole),
-    **dict.fromkeys(("claim job", "child ended", "publish", "finish job"), whole),
-    **dict.fromkeys(("claim delivery", "sent one", "record sent", "delivered"), whole),
-    "file copies": twice,
-    "decline job": partial(ending, calling_aet="DECLINED", state="declined"),
-    "fail job": partial(ending, calling_aet="FAILED", state="failed"),
-    "job crashed": partial(ending, calling_aet="CRASHED", state="failed"),
-    "expire delivery": late,
-    "leave out": partly,
-    "substitute": other_form,
-    **dict.fromkeys(("start notices", "send notice"), noticed),
-    "interrupt delivery": interrupted,
-    "end wait": waited,
-    "postpone delivery": postponed,
-    "park delivery": parked,
-    **dict.fromkeys(("recover", "loss", "heard again"), partial(killed, part="core")),
-    "seal": sealed,
-    "bury receiver": partial(killed, part="receivers"),
-    "site uid": partial(killed, part="worker"),
-    "adopt": partial(adopted, dies_at="record arrivals.before"),
-    "adopt part": partial(adopted, dies_at="keep.synced"),
-    "set aside": set_aside,
-    "interrupt jobs": worker_stopped,
-    "release lost": worker_lost,
-    "give back": forgotten,
-    "complete empty series": empty,
-    **dict.fromkeys(("pause", "resume", "act"), commanded),
-    **dict.fromkeys(("remember fingerprints", "mark purged", "purge file", "purge result", "purged"), purged),
-    "bring back": purged,
-    **dict.fromkeys(("remember routing", "wake commitments"), rerouted),
-    **dict.fromkeys(("record commitment", "commitments flushed", "claim commitment"), committed),
-    **dict.fromkeys(("commitment told", "settle commitment"), committed),
-    "postpone commitment": unreachable,
-    "park commitment": stranger,
-}
-
-
-UNREHEARSED = {
-    "ask for commitment", "await found", "await report", "claim notice", "claim notification", "confirm found",
-    "copied", "fetched", "hold delivery", "job progress", "nobody to notify", "not asked", "notification failed",
-    "notification sent", "notified", "record fetched", "reissue", "replay job", "report taken",
-}  # fmt: skip
-"""Labels that no scenario leads to yet: receipts, identities, fetching, notifications, backup, progress, rerun."""
-
-
-# ---- the tests -------------------------------------------------------------------------------------------------------
 
 
 def test_every_transaction_and_every_rename_has_a_crash_label_of_its_own() -> None:
@@ -483,11 +27,8 @@ def test_every_transaction_and_every_rename_has_a_crash_label_of_its_own() -> No
     assert len(labels()) == len(set(labels())) > 60
 
 
-NAMES = sorted({each.rpartition(".")[0] for each in labels()})
-
-
 def test_every_crash_label_has_a_scenario_that_leads_to_it_and_none_is_left_over() -> None:
-    assert sorted([*SCENARIOS, *UNREHEARSED]) == NAMES
+    assert sorted([*ON_NODE, *ON_BENCH]) == sorted({each.rpartition(".")[0] for each in labels()})
 
 
 @pytest.fixture(scope="module")
@@ -500,15 +41,21 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             print(stage.node.output()[-20_000:])
 
 
-@pytest.mark.parametrize("label", sorted(SCENARIOS))
+@pytest.mark.parametrize("label", sorted(ON_NODE))
 def test_a_process_that_dies_there_costs_nothing(stage: Stage, label: str) -> None:
-    """It dies at all moments of the label, in one go or, where what follows takes another way, in two or three."""
     stage.rested()
-    moments = [each for each in labels() if each.rpartition(".")[0] == label]
-    stage.arm(*moments)
-    for _ in moments:
-        stage.begin()
-        SCENARIOS[label](stage, label)
-        if not stage.armed():
-            return
-    assert stage.armed() == []
+    rehearse(stage, label, ON_NODE[label])
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with Town(tmp_path_factory.mktemp("town")) as around:
+        yield around
+
+
+@pytest.mark.parametrize("label", sorted(ON_BENCH))
+def test_a_part_that_dies_there_in_company_of_others_costs_nothing(town: Town, tmp_path: Path, label: str) -> None:
+    """Parts of a node as warm forks, among a real PACS and a real mail server."""
+    with Bench(tmp_path, town) as bench:
+        rehearse(bench, label, ON_BENCH[label])
+        print(bench.output())
