@@ -15,10 +15,12 @@ import pytest
 from radnode.testing.sink import SinkPacs
 from tests.crash_bench import Bench, Town
 from tests.crash_bench_scenarios import ON_BENCH
-from tests.crash_scenarios import ON_NODE
+from tests.crash_requests import ON_REQUEST
+from tests.crash_scenarios import ON_ROAD
 from tests.crash_stage import Stage
 from tests.crashes import labels, rehearse, unlabelled
 
+ON_NODE = {**ON_ROAD, **ON_REQUEST}
 pytestmark = pytest.mark.timeout(600)
 
 
