@@ -53,7 +53,7 @@ def _no_study(wanted: str, limit: int, *, attention: bool, near_misses: bool) ->
     if wanted:
         return "no such study: has it been received? `radnode studies` lists the newest"
     if near_misses:
-        return f"no near miss: {limit} studies without a job were looked at, --limit looks at more"
+        return f"no near miss among the newest {limit} studies without a job; a larger --limit looks further back"
     return "no study waits for a person" if attention else "no study has been received yet"
 
 
