@@ -7,8 +7,8 @@ once all that there is to send; `Bench.goes_on` then does what core does for one
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
@@ -16,9 +16,10 @@ from typing import Any, Self
 from sqlalchemy import update
 
 from radnode.domain.routing import Destination
+from radnode.run.fetching import Wanted
 from radnode.state import deliveries, notifications, schema
 from radnode.testing.sink import SinkPacs
-from tests.crash_parts import Part, core, receive, work
+from tests.crash_parts import Part, core, fetch, receive, work
 from tests.crashes import Armed
 from tests.databases import PROCESSES, rows
 from tests.peers import Orthanc, free_port, listens, until
@@ -95,13 +96,24 @@ class Bench(Armed):
         self._stays(receive, self.port)
         until(lambda: listens(self.port), "the receiver listens")
 
-    def judges(self) -> None:
-        """A core is there from now on."""
-        self._stays(core)
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """A core is there for a while."""
+        judge = self._fork(core)
+        yield
+        judge.terminate()
+        judge.join()
+
+    def fetches(self, destination: Destination, want: Wanted) -> int | None:
+        """The exit code."""
+        fetcher = self._fork(fetch, destination, want)
+        fetcher.join(60)
+        return fetcher.exitcode
 
     def goes_on(self) -> None:
         """Core finds the worker dead, time passes, and another worker tries what there is to send."""
-        self.looks_after()
+        for part in list(self._parts):
+            self._stays(*part)
         with self.desk.ledger.begin() as tx:
             for each in rows(self.desk.ledger, schema.delivery):
                 deliveries.release_lost(tx, each.owner)
@@ -111,11 +123,6 @@ class Bench(Armed):
         worker = self._fork(work)
         worker.join(60)
         assert worker.exitcode in (0, -signal.SIGKILL), self.output()
-
-    def looks_after(self) -> None:
-        """Starts those parts again that have died."""
-        for part in list(self._parts):
-            self._stays(*part)
 
     def settle(self, there: Callable[[], Any], what: str) -> None:
         """Goes on until it is so."""
@@ -127,6 +134,7 @@ class Bench(Armed):
         until(so, what)
 
     def _stays(self, *part: Any) -> None:
+        """Starts it where it is not there, or has died."""
         if part not in self._parts or not self._parts[part].is_alive():
             self._parts[part] = self._fork(*part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +14,11 @@ import pydicom
 from pydicom.uid import generate_uid
 from sqlalchemy import insert
 
+from radnode.dicom.negotiation import EXPLICIT_LE
 from radnode.dicom.scu import OutgoingFile, Peer, read_outgoing, send
+from radnode.domain.routing import Destination
 from radnode.run import look
+from radnode.run.fetching import Wanted
 from radnode.settings import load
 from radnode.state import deliveries, jobs, notices, schema
 from tests.crash_bench import Bench
@@ -201,33 +205,38 @@ def noticed(bench: Bench, label: str) -> None:
 
 
 def fetched(bench: Bench, label: str) -> None:
-    """Core dies as it fetches what the PACS has and nobody sent: all of it comes to be here, once, and is one job."""
-    pacs = bench.town.pacs
-    pacs.knows("radnode", "RADNODE", bench.port)
-    place = f"{{aet: {pacs.aet}, host: 127.0.0.1, port: {pacs.port}, query: true, fetch: get}}"
-    rule = "{name: wiring, app: test, send_to: []}"
-    bench.routing.write_text(
-        f"destinations: {{pacs: {place}}}\ncomplete: {{series: 1s, study: 2s, give_up: 30m}}\nrules: [{rule}]\n"
-    )
+    """Core dies as it fetches what the PACS has and nobody sent; the next has all of it, once, and makes one job."""
+    bench.routing.write_text("complete: {series: 1s, study: 2s}\nrules: [{name: wiring, app: test, send_to: []}]\n")
     files = small_ct(bench.folder / f"study{next(_seeds)}", next(_seeds))
-    pacs.upload(*files)
+    bench.town.pacs.upload(*files)
+    bench.town.pacs.knows("radnode", "RADNODE", bench.port)
     bench.receives()
     node = Peer("RADNODE", "127.0.0.1", bench.port)
     assert {each.status for each in send([read_outgoing(each) for each in files[1:]], node)} == {0}
-    settings = load(bench.env, Path("none"))
-    bench.judges()
-
-    def complete() -> Any:
-        bench.looks_after()
-        (found,) = look.studies(settings, study_uid(files)) or [{}]
-        return found and events(found, "complete") and found
-
-    found = until(complete, "the series is complete")
-    (said,) = events(found, "complete")
-    assert (said["verdict"], said["evidence"]) == ("proven", f"pacs has the same {len(files)}")
+    settings, uid = load(bench.env, Path("none")), study_uid(files)
+    until(lambda: look.studies(settings, uid), "the ledger knows")
+    assert bench.fetches(*wanted(bench, files[0])) == -signal.SIGKILL
+    with bench.judging():
+        found = until(lambda: _complete(look.studies(settings, uid)[0]), "the series is complete")
+    assert found["series"][0]["instances"] == len(files)
     assert len(found["jobs"]) == 1
     kept = uids(settings.spool.glob("instances/**/*.dcm"))
     assert [each for each in kept if each in uids(files)] == uids(files)
+
+
+def wanted(bench: Bench, file: Path) -> tuple[Destination, Wanted]:
+    """Where this is, and what of it."""
+    ds = pydicom.dcmread(file)
+    (study,) = [e for e in rows(bench.desk.ledger, schema.study) if e.study_instance_uid == ds.StudyInstanceUID]
+    (series,) = [e for e in rows(bench.desk.ledger, schema.series) if e.study_id == study.id]
+    kinds, missing = [(str(ds.SOPClassUID), EXPLICIT_LE)], frozenset([str(ds.SOPInstanceUID)])
+    place = Destination("pacs", bench.town.pacs.aet, "127.0.0.1", bench.town.pacs.port, fetch="get")
+    ids = study.id, series.id, str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)
+    return place, Wanted(*ids, "RADNODE", kinds, missing)
+
+
+def _complete(study: dict[str, Any]) -> Any:
+    return events(study, "complete") and study
 
 
 ON_BENCH: dict[str, Callable[[Bench, str], None]] = {

@@ -8,13 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from radnode.domain.routing import Destination
 from radnode.run import receiving
 from radnode.run.core import Core
+from radnode.run.fetching import Fetcher, Wanted
 from radnode.run.lifeline import StopSignal
 from radnode.run.shares import Shares, shared_counts
 from radnode.run.worker import Worker
 from radnode.settings import Settings, load
 from radnode.state import crash
+from radnode.state.ledger import Ledger
+from radnode.state.spool import Spool
 
 Part = Callable[..., NoReturn]
 
@@ -44,4 +48,11 @@ def receive(env: Mapping[str, str], log: Path, port: int) -> NoReturn:
 
 def core(env: Mapping[str, str], log: Path) -> NoReturn:
     Core(_set_up(env, log)).run(StopSignal())
+    os._exit(0)
+
+
+def fetch(env: Mapping[str, str], log: Path, destination: Destination, want: Wanted) -> NoReturn:
+    """As core does in a thread of its own; it ends with that."""
+    settings = _set_up(env, log)
+    Fetcher(Ledger(settings.home), Spool(settings.spool)).fetch(destination, want)
     os._exit(0)
