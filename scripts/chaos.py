@@ -156,11 +156,16 @@ def _results(node: Node, study: Study, known: dict[str, Any] | None, made: dict[
         yield f"study {study.uid}: {len(jobs)} jobs, though its sender never paused"
     for job in jobs:
         states = [each["state"] for each in job["deliveries"]]
-        if states != ["delivered"] and not (states == ["cancelled"] and job["inputs"] < SLICES):
+        if states != ["delivered"] and not (job["inputs"] < SLICES and _is_superseded(job["state"], states)):
             yield f"job {job['id']} on {job['inputs']} instances is {job['state']}, its deliveries {states}"
         missing = [each["SOPInstanceUID"] for each in job["results"] if each["SOPInstanceUID"] not in made]
         if missing and states == ["delivered"]:
             yield f"job {job['id']}: delivered, and {len(missing)} results never arrived"
+
+
+def _is_superseded(job: str, deliveries: list[str]) -> bool:
+    """Whether more of its series came before it had run, or before its results had gone out."""
+    return deliveries == ["cancelled"] or (job == "cancelled" and not deliveries)
 
 
 def _tell(killer: Killer, senders: Senders, sinks: list[Sink], node: Node, faults: list[str]) -> None:
