@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from radnode.domain.errors import LedgerError
 from radnode.run import act, look
 from radnode.state import holds
 from radnode.state.ledger import Ledger
+from radnode.testing.sink import SinkPacs
 from tests.desk import Desk
-from tests.road import small_ct
+from tests.peers import Node, until
+from tests.road import QUICK, destinations, job_in, push, settled, small_ct, study, study_uid
+from tests.test_life import assert_once
 
 
 def adopted_anew(desk: Desk, files: list[Path]) -> int:
@@ -77,3 +82,41 @@ def test_a_rebuild_that_was_cut_short_still_holds(desk: Desk, tmp_path: Path) ->
     with desk.ledger.begin() as tx:
         holds.watch_for_loss(tx)  # the next start
         assert holds.loss(tx) == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_copy_older_than_the_spool_sends_first_results_again_and_a_person_can_stop_what_would_be_computed_again(
+    start_node: Callable[..., Node], sink: SinkPacs, tmp_path: Path
+) -> None:
+    node = start_node(destinations(a=sink) + QUICK + "rules: [{name: wiring, app: test, send_to: [a]}]\n")
+    copy = tmp_path / "copy.sqlite"
+    node.cli("backup", str(copy))
+    once, grown = small_ct(tmp_path / "once", 1), small_ct(tmp_path / "grown", 2)
+    (first,) = settled(node, push(node, once))["jobs"]
+    results = len(sink.received)
+    settled(node, push(node, grown[:-1]))
+    push(node, grown[-1:])
+    until(lambda: len(study(node, study_uid(grown))["jobs"]) == 2, "the whole series has superseded the part")
+    settled(node, study_uid(grown))
+    made, logs = len(set(sink.uids)), _job_logs(node)
+    node.stop()
+    for each in node.home.glob("ledger.sqlite*"):
+        each.unlink()
+    shutil.copyfile(copy, node.home / "ledger.sqlite")
+    node.cli("pause", "test")
+    node.start()
+    found = job_in(node, study_uid(once), "waiting")
+    assert found["id"] == first["id"]
+    anew = job_in(node, study_uid(grown), "waiting")
+    assert not (node.home / "spool/results" / anew["id"]).exists()  # how a person tells
+    node.cli("cancel", anew["id"])
+    before = len(sink.received)
+    node.cli("resume", "test")
+    until(lambda: len(sink.received) == before + results, "the first result is sent again")
+    assert_once(sink, 0, made, again=True)
+    assert _job_logs(node) == logs
+
+
+def _job_logs(node: Node) -> dict[str, int]:
+    """Every run of an app writes one."""
+    return {each.name: each.stat().st_mtime_ns for each in (node.home / "log/jobs").glob("*.log")}

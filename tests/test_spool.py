@@ -142,6 +142,15 @@ def test_a_kept_file_the_ledger_knows_is_passed_over(spool: Spool) -> None:
     assert [each.path for each in adopted(spool, {known})] == [new]
 
 
+def test_copies_are_adopted_in_the_order_in_which_they_came_whichever_receiver_wrote_them(spool: Spool) -> None:
+    """The later copy is the correction: taken for the earlier, it would give results the name it had put right."""
+    first = write(Spool(spool.root, incarnation="f" * 16), "1.2.3").keep()
+    later = write(Spool(spool.root, incarnation="0" * 16), "1.2.3").keep()
+    for path, seconds in (first, 1e9), (later, 1e9 + 1):
+        os.utime(spool.root / path, (seconds, seconds))
+    assert [each.path for each in adopted(spool)] == [first, later]
+
+
 def test_a_bucket_that_has_not_changed_since_it_was_sealed_is_not_listed(spool: Spool) -> None:
     sealed: dict[str, int] = {}
     write(spool, "1.2.3").keep()

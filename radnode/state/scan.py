@@ -77,12 +77,13 @@ def scan(
             if sealed.get(bucket) == changed:
                 continue
             paths, lives = known(bucket), dict[str, bool]()
-            files = sorted((spool.instances / bucket).iterdir())
+            files = list((spool.instances / bucket).iterdir())
         except FileNotFoundError:  # it was empty, and has just been removed
             continue
-        for path in files:
+        strange = [each for each in files if f"instances/{bucket}/{each.name}" not in paths]
+        for path in sorted(strange, key=_written):
             incarnation = path.name.partition("-")[0]
-            if path.suffix not in (".dcm", ".part") or f"instances/{bucket}/{path.name}" in paths:
+            if path.suffix not in (".dcm", ".part"):
                 continue
             if incarnation not in lives:
                 lives[incarnation] = alive(incarnation)
@@ -92,6 +93,14 @@ def scan(
                     yield arrival
         if not any(lives.values()) and time.time() - changed / 1e9 > _STILL:
             sealed[bucket] = changed
+
+
+def _written(path: Path) -> tuple[int, str]:
+    """Orders files as they came, whichever receiver wrote them: of two copies the later is the correction."""
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except FileNotFoundError:  # a living receiver's `.part` that has got its name, or was discarded
+        return 0, path.name
 
 
 def _adopt(
