@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 from pydicom import dcmread
+from typer.testing import CliRunner
 
 from radnode.cli import app
 from radnode.testing.sink import SinkPacs
@@ -76,6 +77,14 @@ def test_help_is_there_and_explains_every_option(name: str) -> None:
     assert "Usage:" in done.stdout
     for parameter in COMMANDS[name].params if name else ():
         assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("command", ["jobs", "retry"])
+def test_a_state_that_there_is_not_is_an_error_that_names_those_there_are(command: str) -> None:
+    said = CliRunner().invoke(app, [command, "--state", "parkd"])
+    assert said.exit_code == 2
+    assert "parkd" in said.output
+    assert "parked" in said.output
 
 
 def test_the_document_has_every_command_and_no_other() -> None:

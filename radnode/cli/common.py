@@ -12,6 +12,7 @@ from rich.console import Console
 
 from radnode import settings as settings_module
 from radnode.domain.errors import RadnodeError
+from radnode.domain.jobs import DeliveryState, JobState
 from radnode.settings import Settings
 from radnode.state import crash
 
@@ -28,14 +29,23 @@ _WIDE = 200
 out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
+
+
+def _a_state(value: str) -> str:
+    states = dict.fromkeys([*JobState, *DeliveryState])
+    if value and value not in states:
+        raise typer.BadParameter(f"there is no state {value!r}, only {', '.join(states)}")
+    return value
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 Since = Annotated[str, typer.Option(help="Only what is younger: 30m, 12h, 7d.")]
 OfApp = Annotated[str, typer.Option("--app", help="Only jobs of this app.")]
 OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
-OfState = Annotated[str, typer.Option("--state", help="Only in this state.")]
+OfState = Annotated[str, typer.Option("--state", help="Only in this state.", callback=_a_state)]
 OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
-Limit = Annotated[int, typer.Option(help="How many at the most.")]
+Limit = Annotated[int, typer.Option(help="How many at the most.", min=1)]
 Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
 
 NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
