@@ -1,7 +1,7 @@
 """How many connections each receiver has, in memory they share: one that has more than another lets that be faster.
 
-Whoever wakes first takes what a listener holds: one receiver got all of four connections opened at once, and served
-them on one core while another stood idle.
+Whoever wakes first takes what a listener holds, and on a busy machine that may be one of them several times: it would
+serve them on one core while another stood idle.
 """
 
 from __future__ import annotations
