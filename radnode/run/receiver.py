@@ -27,7 +27,6 @@ from radnode.domain.jobs import backoff
 from radnode.run.counting import Metrics, NoMetrics
 from radnode.run.lifeline import SignalEvent
 from radnode.run.live import LivePolicy
-from radnode.run.shares import Shares, shared_counts
 from radnode.settings import Settings
 from radnode.state.arrivals import Arrival, AssociationEnd
 from radnode.state.crash import point
@@ -45,8 +44,8 @@ _BARRIER_EVERY = 0.02
 PENDING_MOST = 100_000
 DRAIN = 30.0
 _LOOK_EVERY = 0.25
-_COURTESY = 0.02
-"""Seconds for which a receiver lets one with fewer connections be faster: associations spread over the cores."""
+_COURTESY = 0.001
+"""Seconds per open connection that a receiver lets others be faster: associations spread evenly, each on its core."""
 _STRANGERS = 64
 
 Record = Callable[[list[Arrival], list[AssociationEnd]], None]
@@ -103,7 +102,6 @@ class Receiver:
         metrics: Metrics,
         slots: Slots | None = None,
         promises: Promises | None = None,
-        shares: Shares | None = None,
     ) -> None:
         self.spool, self.metrics, self.promises = spool, metrics, promises
         self.watermark = Watermark(spool)
@@ -113,7 +111,6 @@ class Receiver:
         self.sockets: set[socket.socket] = set()
         self.draining = False
         self._slots = slots or Slots()
-        self.shares = shares or Shares(shared_counts(1), 0)
         self._lock = threading.Lock()
 
     def look(self) -> None:
@@ -203,7 +200,6 @@ class Receiver:
                 sock.close()
                 return
             self.sockets.add(sock)
-            self.shares.set(len(self.sockets))
         how = tls.serve if secure else acceptor.serve
         threading.Thread(target=self._serve, args=(sock, address, how), name=f"from {address}", daemon=True).start()
 
@@ -215,7 +211,6 @@ class Receiver:
         finally:
             with self._lock:
                 self.sockets.discard(sock)
-                self.shares.set(len(self.sockets))
 
     def idle(self) -> bool:
         with self._lock:
@@ -283,7 +278,6 @@ def serve(
     metrics: Metrics | None = None,
     tls_listener: socket.socket | None = None,
     promises: Callable[[str], Promises] | None = None,
-    shares: Shares | None = None,
 ) -> None:
     """Runs receiver `number` of `settings.receivers` until SIGTERM or SIGINT, then drains it.
 
@@ -294,7 +288,6 @@ def serve(
         allowed: `(calling AE title, peer's address)` -> may it push.
         tls_listener: as `listener`, for TLS.
         promises: makes this receiver's part of Storage Commitment, by its name; None: it is not served.
-        shares: the connections of all receivers of this listener; None: it is the only one.
 
     Raises SettingsError where the certificate cannot be used.
     """
@@ -304,7 +297,7 @@ def serve(
     presence = Presence(settings.run, f"receiver-{number}-{spool.incarnation}")
     slots = Slots(settings.run / "associations", presence.name)
     promised = promises and promises(presence.name)
-    receiver = Receiver(spool, policy_of, metrics or NoMetrics(), slots, promised, shares)
+    receiver = Receiver(spool, policy_of, metrics or NoMetrics(), slots, promised)
     flusher = Flusher(receiver, record, presence, Barrier(settings.run))
     flusher.start()
     gc.freeze()
@@ -342,8 +335,7 @@ def accept(
         poll.register(each, select.POLLIN)
     while not stop.is_set():
         for fd, _ in poll.poll(200):
-            if receiver.shares.ahead():
-                time.sleep(_COURTESY)
+            time.sleep(_COURTESY * min(len(receiver.sockets), 10))
             try:
                 sock, address = doors[fd].accept()
             except (BlockingIOError, ConnectionAbortedError):

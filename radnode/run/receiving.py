@@ -21,7 +21,6 @@ from radnode.run.commitment import Promises
 from radnode.run.lifeline import HangUp, StopSignal
 from radnode.run.live import tls_of
 from radnode.run.reload import addresses_of, senders_of
-from radnode.run.shares import Shares, shared_counts
 from radnode.run.supervisor import Part, Supervisor
 from radnode.settings import Settings
 from radnode.state import intake
@@ -60,7 +59,6 @@ def run(node: Settings, stop: StopSignal) -> int:
 def _receivers(node: Settings, fds: list[int]) -> Supervisor:
     supervisor = Supervisor()
     env = settings.inherited() | settings.environment(node)
-    fds = [*fds, shared_counts(node.receivers)]
     for number in range(node.receivers):
         command = [sys.executable, "-m", "radnode.run.receiving_child", str(number), *map(str, fds)]
         supervisor.add(Part(f"receiver-{number}", command, env, [fd for fd in fds if fd >= 0]))
@@ -160,13 +158,7 @@ class _Prometheus:
         metrics.associations_open.inc(delta)
 
 
-def receive(
-    node: Settings,
-    number: int,
-    shares: Shares,
-    listener: socket.socket | None,
-    tls_listener: socket.socket | None,
-) -> None:
+def receive(node: Settings, number: int, listener: socket.socket | None, tls_listener: socket.socket | None) -> None:
     """One receiver, to its end."""
     ledger = Ledger(node.home, node.database_url)
     ledger.ready(wait=60)
@@ -185,5 +177,4 @@ def receive(
         metrics=_Prometheus(),
         tls_listener=tls_listener,
         promises=lambda name: Promises(ledger, node.spool, name),
-        shares=shares,
     )

@@ -11,18 +11,17 @@ from radnode.state import crash
 from radnode.telemetry import set_up
 
 
-def main(number: int, plain: int, secure: int, counts: int) -> None:
-    """Receiver `number` on the ports with these descriptors (-1: none), and that of what it shares with the others."""
+def main(number: int, plain: int, secure: int) -> None:
+    """Receiver `number` on the ports with these descriptors; -1: none."""
     node = settings.load()
     crash.arm(node.crash_at)
     set_up(node, "receiver")
     from radnode.run.receiving import receive  # noqa: PLC0415 - the client decides at import where values live
-    from radnode.run.shares import Shares  # noqa: PLC0415 - for the like
 
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket(fileno=fd)) if fd >= 0 else None for fd in (plain, secure)]
-        receive(node, number, Shares(counts, number), *listeners)
+        receive(node, number, *listeners)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:5]))
+    main(*map(int, sys.argv[1:4]))
