@@ -13,7 +13,6 @@ from radnode.run import receiving
 from radnode.run.core import Core
 from radnode.run.fetching import Fetcher, Wanted
 from radnode.run.lifeline import StopSignal
-from radnode.run.shares import Shares, shared_counts
 from radnode.run.worker import Worker
 from radnode.settings import Settings, load
 from radnode.state import crash
@@ -42,7 +41,7 @@ def work(env: Mapping[str, str], log: Path) -> NoReturn:
 
 def receive(env: Mapping[str, str], log: Path, port: int) -> NoReturn:
     with socket.create_server(("127.0.0.1", port), backlog=16) as listener:
-        receiving.receive(_set_up(env, log), 0, Shares(shared_counts(1), 0), listener, None)
+        receiving.receive(_set_up(env, log), 0, listener, None)
     os._exit(0)
 
 
