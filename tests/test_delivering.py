@@ -309,6 +309,25 @@ def test_only_what_the_other_side_says_otherwise_differs(family: str, first: str
     assert differing(ours, {"AccessionNumber": "2", "PatientName": "M?ller"}) == ("AccessionNumber",)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("Łukasz^Żak", "ukasz^ak", True),
+        ("Müller^Łucja Ż", "Müller^ucja", True),
+        ("王^小东", "^", True),
+        ("Łukasz^Żak", "Lukasz^Zak", False),
+        ("Łukasz^Żak", "ukas^ak", False),
+        ("Łukasz^Żak", "ukasz^ak^Jr", False),
+        ("Doe^Jane", "Doe^", False),
+        ("Doe^Jane", "Doe^Jan", False),
+    ],
+)
+def test_a_name_that_lost_letters_which_the_peers_character_set_lacks_is_the_same(
+    ours: str, theirs: str, same: bool
+) -> None:
+    assert differing({"PatientName": ours}, {"PatientName": theirs}) == (() if same else ("PatientName",))
+
+
 def test_a_peer_that_hangs_is_given_up_and_gets_the_rest_later(
     open_desk: OpenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

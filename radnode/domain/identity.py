@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import starmap, zip_longest
 
 COMPARED = ("PatientID", "PatientName", "AccessionNumber")
 _WITH_THEM = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
@@ -29,10 +30,25 @@ def _differ(keyword: str, ours: str, theirs: str) -> bool:
         return bool(theirs.strip()) and ours.strip() != theirs.strip()
     if "?" in theirs or "\N{REPLACEMENT CHARACTER}" in theirs:  # its character set lacks some of the name
         return False
-    return bool(_name(theirs)) and _name(ours) != _name(theirs)
+    parts = zip_longest(_parts(ours), _parts(theirs), fillvalue="")
+    return any(_parts(theirs)) and not all(starmap(_is_same_or_lacks_letters, parts))
 
 
-def _name(text: str) -> str:
-    """The alphabetic representation of a person's name; case and trailing carets carry no meaning (PS3.5 6.2.1)."""
-    parts = [part.strip() for part in text.partition("=")[0].split("^")]
-    return "^".join(parts).rstrip("^").casefold()
+def _parts(name: str) -> list[str]:
+    """Of the alphabetic representation of a person's name; case, spaces and trailing carets carry no meaning (PS3.5
+    6.2.1)."""
+    return ["".join(part.split()) for part in name.partition("=")[0].casefold().split("^")]
+
+
+def _is_same_or_lacks_letters(ours: str, theirs: str) -> bool:
+    """Whether theirs is ours, or what is left of it: some peers leave out the letters that their character set lacks.
+
+    (Orthanc does so, which knows western European ones unless it is told otherwise.)
+    """
+    found = 0
+    for letter in ours:
+        if theirs[found : found + 1] == letter:
+            found += 1
+        elif letter.isascii():
+            return False
+    return found == len(theirs)
