@@ -60,6 +60,22 @@ def test_results_go_under_the_name_that_a_merged_patient_has(
     assert {each.SOPInstanceUID for each in delivered(desk, orthanc)} == {each.SOPInstanceUID for each in found}
 
 
+def test_a_study_that_is_there_under_several_patients_gives_no_result_another_name(
+    desk: Desk, tmp_path: Path, orthanc: Orthanc
+) -> None:
+    job(desk, tmp_path)
+    (source,) = (tmp_path / "in").glob("*.dcm")
+    for name in ("A", "B"):
+        orthanc.upload(of_study(tmp_path / f"{name}.dcm", source, PatientID=name).path)
+    desk.route(of(orthanc))
+    assert "another PatientID there by now, and is there 2 times" in desk.settle("held").error
+    orthanc.upload(source)
+    with desk.ledger.begin() as tx:
+        assert deliveries.retry(tx, desk.delivery().id, "test")
+    desk.settle("delivered")
+    assert rows(desk.ledger, schema.substitute) == []
+
+
 def test_results_follow_their_images_into_another_study(desk: Desk, tmp_path: Path, orthanc: Orthanc) -> None:
     job(desk, tmp_path)
     (source,) = (tmp_path / "in").glob("*.dcm")

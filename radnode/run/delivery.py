@@ -201,7 +201,7 @@ class Deliverer:
 
     def _reissue(self, delivery: Record, place: Destination, pending: Sequence[Record], attempt: _Attempt) -> None:
         """What is not sent yet gets the identity that the destination knows, and is sent at once."""
-        if attempt.stale is None or place.identity != "reissue":
+        if attempt.stale is None or place.identity != "reissue" or not attempt.stale.corrections:
             return
         try:
             self.substitutes.reissue(delivery, pending, attempt.stale.corrections, attempt.stale.reason)

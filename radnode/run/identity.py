@@ -20,7 +20,8 @@ _FORGET = 600.0  # seconds after which a destination that cannot be queried is t
 
 @dataclass(frozen=True)
 class Stale:
-    """Why results are not those of the study as a destination knows it, and what they have to say instead."""
+    """Why results are not those of the study as a destination knows it, and what they have to say instead; nothing
+    where that cannot be told."""
 
     reason: str
     corrections: dict[str, str] = field(repr=False)
@@ -45,17 +46,21 @@ class Identities:
         if not ours.get("StudyInstanceUID"):  # an original with a broken header is forwarded as it came
             return None
         try:
-            theirs = queries.study(place, ours["StudyInstanceUID"], KNOWN, self._settings.aet[0])
+            known = queries.studies(place, ours["StudyInstanceUID"], KNOWN, self._settings.aet[0])
         except PeerError as error:
             if not error.permanent:
                 raise
             self._mute[str(place)] = time.monotonic() + _FORGET  # it answers no queries: nothing can be known
             return None
-        if theirs is None:
+        if not known:
             return self._moved(place, ours, _read(source, ()))
-        differs = differing(ours, theirs)
-        reason = f"the study has another {' and '.join(differs)} there by now"
-        return Stale(reason, corrections(ours, theirs)) if differs else None
+        differs = [differing(ours, theirs) for theirs in known]
+        if () in differs:
+            return None
+        reason = f"the study has another {' and '.join(differs[0])} there by now"
+        if len(known) > 1:  # it cannot be told whose these results are
+            return Stale(f"{reason}, and is there {len(known)} times", {})
+        return Stale(reason, corrections(ours, known[0]))
 
     def _moved(self, place: Destination, ours: Mapping[str, str], source: Mapping[str, str]) -> Stale | None:
         if not (source.get("SeriesInstanceUID") and source.get("SOPInstanceUID")):

@@ -16,10 +16,10 @@ _MOST_STUDIES = 10
 """Of one Accession Number that are looked into."""
 
 
-def study(place: Destination, study_uid: str, wanted: Collection[str], calling_aet: str) -> dict[str, str] | None:
-    """These attributes of the study, as the destination has it; None where it has none. Raises PeerError."""
-    answers = _studies(place, {"StudyInstanceUID": study_uid}, wanted, calling_aet)
-    return answers[0] if answers else None
+def studies(place: Destination, study_uid: str, wanted: Collection[str], calling_aet: str) -> list[dict[str, str]]:
+    """These attributes of the study, as the destination has it: more than once where it has one of that UID under
+    several patients. Raises PeerError."""
+    return _studies(place, {"StudyInstanceUID": study_uid}, wanted, calling_aet)
 
 
 def moved(
