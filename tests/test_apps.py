@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,30 @@ def test_a_job_on_files_of_two_series_is_refused(tmp_path: Path) -> None:
     head_ct(tmp_path / "in", slices=1, size=16, localizer=True)
     with pytest.raises(NotDicomError, match="input 'in' holds 2 series"):
         process(TEST(), assignment(TEST, tmp_path / "in"), tmp_path / "out", silent)
+
+
+@pytest.mark.parametrize("level", ["series", "study"])
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID"])
+def test_images_of_two_patients_make_nobodys_result(tmp_path: Path, level: str, keyword: str) -> None:
+    one, other = head_ct(tmp_path / "in", slices=2, size=16)
+    ds = pydicom.dcmread(other)
+    ds[keyword].value = "9.9"
+    if level == "study":
+        ds.SeriesInstanceUID = "2.25.7"
+    if keyword == "PatientName":
+        ds.PatientID = ""
+        first = pydicom.dcmread(one)
+        first.PatientID = ""
+        first.save_as(one)
+    ds.save_as(other)
+    job = replace(assignment(TEST, tmp_path / "in"), level=level)
+    if level == "study":
+        job = replace(job, inputs={"one": [str(one)], "other": [str(other)]})
+    with pytest.raises(ResultError, match=f"2 different {keyword}"):
+        process(TEST(), job, tmp_path / "out", silent)
+    ds[keyword].value = pydicom.dcmread(one)[keyword].value
+    ds.save_as(other)
+    assert process(TEST(), job, tmp_path / "out", silent)["state"] == "done"
 
 
 # ---- radnode run ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,18 +83,36 @@ def warm_up() -> None:
 
 
 def read_input(assignment: Assignment) -> Series | Study:
-    """The Series, or at study level the Study, of a job. Raises NotDicomError."""
+    """The Series, or at study level the Study, of a job. Raises NotDicomError; ResultError where it is nobody's."""
     named: dict[str, Series] = {}
     for name, paths in assignment.inputs.items():
         found = read_series(map(Path, paths))
         if len(found) != 1:
             raise NotDicomError(f"input {name!r} holds {len(found)} series", remedy="an input is one series")
         named[name] = found[0]
+    _refuse_strangers(tuple(named.values()))
     if assignment.level == "study":
         return Study(tuple(named.values()), named)
     if len(named) != 1:
         raise NotDicomError(f"a job at series level has {len(named)} inputs", remedy="run it with `level: study`")
     return next(iter(named.values()))
+
+
+def _refuse_strangers(given: Sequence[Series]) -> None:
+    """Images of two patients, whatever study they say they are of, make no result that is either's.
+
+    Patients are told apart by their ID, where no image has one by their name.
+    """
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName"):
+        said = {values for series in given for values in series.distinct(keyword)}
+        if len(said) > 1:
+            where = "its series name" if all(len(each.distinct(keyword)) < 2 for each in given) else "a series names"
+            raise ResultError(
+                f"{where} {len(said)} different {keyword}: whose result it would be cannot be told",
+                remedy="correct it in the PACS, and push the study again",
+            )
+        if said and keyword == "PatientID":
+            return
 
 
 def _run(app: App[Any], assignment: Assignment, source: Series | Study) -> Iterator[Result]:
