@@ -16,9 +16,26 @@ import pytest
 from highdicom import sr
 from PIL import Image
 from pydicom.sr.coding import Code as PydicomCode
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    UltrasoundImageStorage,
+)
 
-from radnode import Code, Finding, Measurement, MeasurementReport, SecondaryCapture, Series, Study
+from radnode import (
+    Code,
+    Finding,
+    Measurement,
+    MeasurementReport,
+    ParametricMap,
+    SecondaryCapture,
+    Segment,
+    Segmentation,
+    Series,
+    Study,
+)
 from radnode.dicom.encode import encode
 from radnode.dicom.encode.check import check, dciodvfy
 from radnode.dicom.encode.common import IDENTITY
@@ -138,6 +155,52 @@ def test_an_overlay_shows_the_slice_in_its_window_and_the_mask_in_colour(tmp_pat
     assert tuple(shown[4][20, 25]) == (0, 255, 0)
     assert shown[4][25, 25, 1] > shown[4][25, 25, 0] > 0
     assert np.ptp(shown[0], axis=2).max() == 0
+
+
+def test_a_capture_says_where_its_edges_are_and_what_its_source_has_lost(tmp_path: Path) -> None:
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12.5"}
+    files = head_ct(tmp_path / "in", slices=1, size=16, Laterality="L", **lossy)
+    (series,) = read_series(files)
+    mask = np.ones((1, 16, 16), bool)
+    results = [
+        SecondaryCapture.overlay(series.volume(), mask, window=(40, 80)),
+        Segmentation([Segment("Anything", mask)]),
+        ParametricMap(mask * 1.0, "Something"),
+    ]
+    capture, *others = written(tmp_path / "out", results, series)
+    ds = pydicom.dcmread(capture)
+    assert list(ds.PatientOrientation) == list(series.first.orientation) == ["L", "P"]
+    for path in (capture, *others):
+        ds = pydicom.dcmread(path)
+        assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio, ds.Laterality) == ("01", 12.5, "L")
+        assert check(path, series.first.path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "class_uid", "named"),
+    [
+        ("", CTImageStorage, "NO"),
+        ("YES", CTImageStorage, "YES"),
+        ("", UltrasoundImageStorage, "YES"),
+        ("NO", UltrasoundImageStorage, "NO"),
+    ],
+)
+def test_what_is_drawn_on_a_picture_that_names_the_patient_names_the_patient(
+    tmp_path: Path, said: str, class_uid: str, named: str
+) -> None:
+    (series,) = read_series(head_ct(tmp_path, slices=1, size=16, BurnedInAnnotation=said, SOPClassUID=class_uid))
+    overlay = SecondaryCapture.overlay(series, np.ones((1, 16, 16), bool), window=(40, 80), series=series)
+    (made,) = encode([overlay], series, JOB)
+    assert made.dataset.BurnedInAnnotation == named
+
+
+def test_both_sides_together_are_neither_side(tmp_path: Path) -> None:
+    sides = [
+        read_series(head_ct(tmp_path / side, slices=1, size=16, seed=seed, Laterality=side))[0]
+        for seed, side in enumerate("LR")
+    ]
+    (made,) = encode([SecondaryCapture(np.zeros((4, 4), np.uint8))], Study(tuple(sides)), JOB)
+    assert not made.dataset.get("Laterality")
 
 
 def test_one_picture_per_slice_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 900, 1080
 SHOWN = 6
 THUMB = 270
 BACK, TEXT, QUIET = (18, 18, 26), (235, 235, 235), (150, 150, 160)
+EDGE = (230, 220, 90)
 CALM, ALARM = (90, 150, 210), (235, 90, 60)
 _LONG_AGO = time.gmtime(0)
 
@@ -23,7 +24,7 @@ def drawn(scores: Scores, said: list[str]) -> Image.Image:
     verdict = f"suspected, {scores.of_series['any']:.0%}" if present else f"not found, {scores.of_series['any']:.0%}"
     draw.text((30, 22), f"Intracranial hemorrhage: {verdict}", ALARM if present else TEXT, _font(30))
     y = 70
-    for line in [*said, "Research use only. Slices are counted from the lowest upwards."]:
+    for line in [*said, "Research use only. Images are named by their number (InstanceNumber)."]:
         draw.text((30, y), line[:110], QUIET, _font(16))
         y += 22
     y += 12
@@ -50,10 +51,20 @@ def _thumbnails(page: Image.Image, draw: ImageDraw.ImageDraw, y: int, scores: Sc
         x, top = 30 + index % 3 * (THUMB + 15), y + index // 3 * (THUMB + 45)
         plane = Image.fromarray(grey(fitted(hounsfield(each.image)), *WINDOWS[0])).resize((THUMB, THUMB))
         page.paste(plane, (x, top))
+        _letters(draw, x, top, each.image.orientation)
         name = max(CLASSES[1:], key=each.probabilities.__getitem__)
         above = each.probabilities["any"] >= scores.threshold
-        shown = f"slice {each.number}: {each.probabilities['any']:.0%}" + (f", most {name}" if above else "")
+        shown = f"image {each.image.text('InstanceNumber')}: {each.probabilities['any']:.0%}"
+        shown += f", most {name}" if above else ""
         draw.text((x, top + THUMB + 4), shown, ALARM if above else TEXT, _font(15))
+
+
+def _letters(draw: ImageDraw.ImageDraw, x: int, y: int, orientation: tuple[str, str]) -> None:
+    """Which side is which: on a page no viewer tells."""
+    right, bottom = orientation
+    middle = THUMB // 2
+    draw.text((x + THUMB - 5, y + middle), right, EDGE, _font(15), "rm")
+    draw.text((x + middle, y + THUMB - 5), bottom, EDGE, _font(15), "md")
 
 
 def pdf(page: Image.Image) -> bytes:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from radnode.domain.orientation import Orientation, orientation_of
+
 if TYPE_CHECKING:
     import numpy as np
     import SimpleITK as sitk
@@ -60,6 +62,13 @@ class Instance:
     def text(self, keyword: str) -> str:
         """The attribute as text, values joined by a backslash as in DICOM; empty where absent."""
         return "\\".join(str(value) for value in self.attributes.get(keyword, ()))
+
+    @property
+    def orientation(self) -> Orientation:
+        """The letters at its right edge and at its lower edge, such as `("L", "P")`; empty where nothing tells."""
+        return orientation_of(
+            self.attributes.get("ImageOrientationPatient", ()), self.attributes.get("PatientOrientation", ())
+        )
 
     @property
     def SOPInstanceUID(self) -> str:  # noqa: N802 - DICOM's own keyword (PS3.6)

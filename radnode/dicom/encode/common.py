@@ -56,6 +56,7 @@ TYPE_2 = (
 )  # fmt: skip
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "StationName", "DeviceSerialNumber")
 _REVISED = " (revised)"
+_HOW_LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _PICTURES = ("OT", "SEG")
 DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 """Copied only together: the one without the other is invalid, and common (PS3.3 C.7.1.1, Type 1C)."""
@@ -123,6 +124,11 @@ class Context:
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
         return tuple(instance for series in self.all_series for instance in series)
+
+    def agreed(self, keyword: str) -> str:
+        """What all series say of themselves, by their first image; empty where they do not say the same."""
+        said = {series.first.text(keyword) for series in self.all_series}
+        return said.pop() if len(said) == 1 else ""
 
     def representatives(self) -> tuple[Instance, ...]:
         """What stands for the source in one object: all its instances, or of many the first of each series."""
@@ -318,12 +324,22 @@ def algorithm(context: Context) -> Dataset:
 
 
 def add_body_part(ds: Dataset, context: Context, *, laterality: bool = False) -> None:
-    """The source's body part; images without one need a Laterality, be it empty (PS3.3 C.7.3.1, Type 2C)."""
-    copy(context.header, ds, "BodyPartExamined")
-    if not ds.get("BodyPartExamined"):
-        ds.pop("BodyPartExamined", None)
-        if laterality:
-            ds.Laterality = ""
+    """The source's body part and side, where all its series are of one; images without a body part need a Laterality,
+    be it empty (PS3.3 C.7.3.1, Type 2C)."""
+    if context.agreed("BodyPartExamined"):
+        copy(context.header, ds, "BodyPartExamined")
+    side = context.agreed("Laterality")
+    if side in ("L", "R") or (laterality and "BodyPartExamined" not in ds):
+        ds.Laterality = side
+
+
+def add_compression(ds: Dataset, images: Iterable[Instance]) -> None:
+    """Once lossy, always lossy: what was made of such images says so, too (PS3.3 C.7.6.1.1.5)."""
+    lossy = next((each for each in images if each.text("LossyImageCompression") == "01"), None)
+    ds.LossyImageCompression = "01" if lossy else "00"
+    for keyword in _HOW_LOSSY:
+        if lossy and (values := lossy.attributes.get(keyword)):
+            setattr(ds, keyword, [number(each) if isinstance(each, int | float) else each for each in values])
 
 
 def refer(ds: Dataset, instances: Iterable[Instance]) -> None:

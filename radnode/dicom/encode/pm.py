@@ -42,7 +42,8 @@ def encode(result: ParametricMap, context: Context) -> Iterator[Encoded]:
     common.add_body_part(ds, context, laterality=True)
     ds.CodingSchemeIdentificationSequence = Sequence([common.private_scheme()])
     ds.BurnedInAnnotation, ds.RecognizableVisualFeatures = "NO", "NO"
-    ds.ContentQualification, ds.LossyImageCompression, ds.PresentationLUTShape = "RESEARCH", "00", "IDENTITY"
+    ds.ContentQualification, ds.PresentationLUTShape = "RESEARCH", "IDENTITY"
+    common.add_compression(ds, series.planes)
     ds.AcquisitionContextSequence = Sequence()
     for index in range(len(values)):
         frames.add(index)

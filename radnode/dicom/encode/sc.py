@@ -6,7 +6,7 @@ show of a multi-frame object only the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -30,6 +30,8 @@ _GEOMETRY = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
 )  # fmt: skip
+_WRITTEN_ON = tuple(f"1.2.840.10008.5.1.4.1.1.{each}" for each in ("3.1", "6.1", "7", "77.1"))
+"""Roots of the classes of ultrasound, captures and visible light, whose makers write names into pictures."""
 _SHOWN = ("113076", "DCM", "Segmentation")
 _FILL = 0.3
 """Opacity of an overlay inside its outline: what lies under it stays readable."""
@@ -49,8 +51,8 @@ def encode(result: SecondaryCapture, context: Context) -> Iterator[Encoded]:
 
 
 def _page(result: SecondaryCapture, context: Context) -> Encoded:
-    ds = _begin(result, context, picture(result.pixels), "page")
     named = context.representatives()
+    ds = _begin(result, context, picture(result.pixels), "page", named)
     ds.SourceImageSequence = Sequence(common.image_reference(each, common.PURPOSE_SOURCE) for each in named)
     common.refer(ds, named)
     return context.finish("sc", ds)
@@ -66,7 +68,9 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
     drawn_from = context.links.known(overlay.of) if overlay and overlay.of else []
     for plane, each in zip(series.planes, pictures, strict=True):
         shown = picture(each)
-        ds = _begin(result, context, shown, "stack")
+        ds = _begin(result, context, shown, "stack", (plane,))
+        if overlay and may_name_the_patient(plane):
+            ds.BurnedInAnnotation = "YES"
         if shown.shape[:2] == (plane.get("Rows"), plane.get("Columns")):
             _add_geometry(ds, plane)
         ds.SourceImageSequence = Sequence([common.image_reference(plane, common.PURPOSE_SOURCE)])
@@ -77,7 +81,10 @@ def _stack(result: SecondaryCapture, context: Context, series: Series, pictures:
 
 
 def _add_geometry(ds: Dataset, plane: Instance) -> None:
-    """As it was received; of a frame, as its functional groups have it."""
+    """As it was received; of a frame, as its functional groups have it. Viewers that look for no place in a capture
+    find the letters of its edges all the same."""
+    if all(plane.orientation):
+        ds.PatientOrientation = list(plane.orientation)
     header = None if plane.frame else plane.dataset()
     for keyword in _GEOMETRY:
         if header is not None:
@@ -95,14 +102,22 @@ def _drawn_from(reference: Reference) -> Dataset:
     return item
 
 
-def _begin(result: SecondaryCapture, context: Context, shown: Picture, kind: str) -> Dataset:
+def may_name_the_patient(image: Instance) -> bool:
+    """Whether letters in the pixels may say whose they are: by what the image says of itself, or else by its class."""
+    said = image.text("BurnedInAnnotation")
+    return said == "YES" or (not said and image.SOPClassUID.startswith(_WRITTEN_ON))
+
+
+def _begin(
+    result: SecondaryCapture, context: Context, shown: Picture, kind: str, images: Iterable[Instance]
+) -> Dataset:
     ds = context.begin(kind, SecondaryCaptureImageStorage, "OT", SERIES_NUMBER, common.clean(result.description))
     ds.ConversionType = "SYN"
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.DerivationDescription = common.clean(f"{context.assignment.app} {context.assignment.app_version}", 1024)
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
-    ds.LossyImageCompression = "00"
+    common.add_compression(ds, images)
     ds.PatientOrientation = ""
     common.add_body_part(ds, context, laterality=True)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0

@@ -56,6 +56,7 @@ def encode(result: Segmentation, context: Context) -> Iterator[Encoded]:
     ds.CodingSchemeIdentificationSequence = Sequence([common.private_scheme()])
     ds.SegmentationType = result.kind
     frames = Frames(series, DERIVATION, segmented=result.kind != "LABELMAP")
+    common.add_compression(ds, series.planes)
     _WRITERS[result.kind](ds, masks, frames)
     frames.finish(ds, context)
     reference = Reference(ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID)
@@ -136,7 +137,6 @@ def _add_pixels(ds: Dataset, stored: NDArray[np.uint8], shape: tuple[int, ...], 
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.Rows, ds.Columns = shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
-    ds.LossyImageCompression = "00"
     ds.PatientOrientation = ""  # Type 2C: sources without orientation have to have it (PS3.3 C.7.6.1)
     data = stored.tobytes()
     ds.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

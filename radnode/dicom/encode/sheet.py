@@ -1,4 +1,5 @@
-"""A segmentation as one picture: the slices it marks, side by side, with its segments drawn on them."""
+"""A segmentation as one picture: the slices it marks, side by side, with its segments drawn on them and letters at
+their edges."""
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
 from radnode.dicom.encode.sc import Picture, draw, windowed
 from radnode.domain.errors import ResultError
+from radnode.domain.orientation import Orientation, opposite
 from radnode.domain.results import PALETTE
 from radnode.domain.study import Instance, Series
 
 MOST_TILES = 9
 """Slices that are shown: evenly picked of those that are marked."""
+_SMALLEST_LETTER = 10
 _Planes = dict[tuple[str, int], list[tuple[int, NDArray[np.bool_]]]]
 """SOP instance and frame of the source -> segment number and mask of each segment there."""
 
@@ -32,10 +36,28 @@ def sheet(ds: Dataset, sources: Iterable[Series]) -> Picture:
         shown = windowed(images[key], *_window(images[key]))
         for number, mask in planes[key]:
             draw(shown, mask, PALETTE[(number - 1) % len(PALETTE)])
-        tiles.append(shown)
+        tiles.append(lettered(shown, images[key].orientation))
     across = int(np.ceil(np.sqrt(len(tiles))))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % across)
     return np.vstack([np.hstack(tiles[at : at + across]) for at in range(0, len(tiles), across)])
+
+
+def lettered(shown: Picture, orientation: Orientation) -> Picture:
+    """A picture with letters at its edges: no viewer knows which way the slices on a page lie."""
+    image = Image.fromarray(shown)
+    drawing = ImageDraw.Draw(image)
+    width, height = image.size
+    font = ImageFont.load_default(max(_SMALLEST_LETTER, height // 24))
+    right, bottom = orientation
+    places = {
+        (4, height / 2, "lm"): opposite(right),
+        (width - 4, height / 2, "rm"): right,
+        (width / 2, 4, "ma"): opposite(bottom),
+        (width / 2, height - 4, "md"): bottom,
+    }
+    for (x, y, anchor), letters in places.items():
+        drawing.text((x, y), letters, "yellow", font, anchor, stroke_width=1, stroke_fill="black")
+    return np.asarray(image)
 
 
 def _planes(ds: Dataset) -> _Planes:

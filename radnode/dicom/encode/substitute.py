@@ -15,6 +15,7 @@ from radnode.dicom.encode import common, encode
 from radnode.dicom.encode.common import Encoded
 from radnode.dicom.encode.page import as_pdf, of_report, page
 from radnode.dicom.encode.reissue import as_comprehensive, under_identity_of
+from radnode.dicom.encode.sc import may_name_the_patient
 from radnode.dicom.encode.sheet import sheet
 from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment, SeriesLabel
@@ -44,7 +45,9 @@ def substitute(kept: Path, form: str, assignment: Assignment, source: Callable[[
 
 def _result(ds: Dataset, form: str, source: Series | Study) -> Result:
     if "SegmentSequence" in ds:
-        return SecondaryCapture(sheet(ds, source.series if isinstance(source, Study) else (source,)))
+        series = source.series if isinstance(source, Study) else (source,)
+        named = any(may_name_the_patient(image) for each in series for image in each)
+        return SecondaryCapture(sheet(ds, series), shows_identity=named)
     if "ContentSequence" not in ds:
         raise ResultError(f"an object of class {ds.SOPClassUID} cannot be shown as {form}")
     title, lines = of_report(ds)
