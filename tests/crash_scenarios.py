@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from radnode.state import schema
 from radnode.state.ledger import Ledger
@@ -224,6 +224,26 @@ def talker(stage: Stage, label: str) -> None:
     stage.assert_tidy()
 
 
+def put_back(stage: Stage, label: str) -> None:
+    """The ledger turns out to be older than the results in the spool."""
+    arrived = len(stage.sink.received)
+    files = stage.push()
+    stage.assert_as_if_nothing_had_happened(files, arrived)
+    (job,) = (each["id"] for each in study(stage.node, study_uid(files))["jobs"] if each["app"])
+    kill(stage.node, "core")
+    ledger = Ledger(stage.node.home)
+    with ledger.begin() as tx:
+        mine = select(schema.delivery.c.id).where(schema.delivery.c.job_id == job)
+        tx.execute(delete(schema.sent).where(schema.sent.c.delivery_id.in_(mine)))
+        for table in (schema.delivery, schema.result, schema.asked, schema.job_input):
+            tx.execute(delete(table).where(table.c.job_id == job))
+        tx.execute(delete(schema.job).where(schema.job.c.id == job))
+    ledger.close()
+    stage.hit(label)
+    until(lambda: len(stage.sink.received) >= arrived + len(files) + 4, "its two results are sent again")
+    stage.assert_as_if_nothing_had_happened(files, arrived)
+
+
 ON_ROAD: dict[str, Callable[[Stage, str], None]] = {
     **dict.fromkeys(("keep", "arrival", "record arrivals"), whole),
     **dict.fromkeys(("complete series", "complete study"), whole),
@@ -243,6 +263,7 @@ ON_ROAD: dict[str, Callable[[Stage, str], None]] = {
     "park delivery": parked,
     **dict.fromkeys(("recover", "loss", "heard again"), partial(killed, part="core")),
     "seal": sealed,
+    "put back": put_back,
     "bury receiver": partial(killed, part="receivers"),
     "site uid": partial(killed, part="worker"),
     "adopt": partial(adopted, dies_at="record arrivals.before"),

@@ -63,7 +63,7 @@ def apply(node: Node, text: str) -> None:
 
 
 def _version(node: Node) -> str:
-    with look.ledger_of(_settings(node)) as ledger, ledger.read() as tx:
+    with look.ledger_of(settings_of(node)) as ledger, ledger.read() as tx:
         found = intake.routing_in_force(tx)
         return "" if found is None else str(found.version)
 
@@ -77,7 +77,7 @@ def push(node: Node, files: Iterable[Path], **options: Any) -> str:
 
 def study(node: Node, uid: str) -> dict[str, Any]:
     """What the node knows of a study now; what it has just acknowledged is in the ledger a moment later."""
-    (found,) = until(lambda: look.studies(_settings(node), uid), "the study is in the ledger")
+    (found,) = until(lambda: look.studies(settings_of(node), uid), "the study is in the ledger")
     return found
 
 
@@ -124,5 +124,5 @@ def series_uid(files: Iterable[Path]) -> str:
     return str(dcmread(next(iter(files)), stop_before_pixels=True).SeriesInstanceUID)
 
 
-def _settings(node: Node) -> settings_module.Settings:
+def settings_of(node: Node) -> settings_module.Settings:
     return settings_module.load(node.env, node.folder / "no.env")

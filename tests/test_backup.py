@@ -15,7 +15,7 @@ from radnode.state.ledger import Ledger
 from radnode.testing.sink import SinkPacs
 from tests.desk import Desk
 from tests.peers import Node, until
-from tests.road import QUICK, destinations, job_in, push, settled, small_ct, study, study_uid
+from tests.road import QUICK, destinations, push, settings_of, settled, small_ct, study, study_uid
 from tests.test_life import assert_once
 
 
@@ -85,36 +85,58 @@ def test_a_rebuild_that_was_cut_short_still_holds(desk: Desk, tmp_path: Path) ->
 
 
 @pytest.mark.timeout(300)
-def test_a_copy_older_than_the_spool_sends_first_results_again_and_a_person_can_stop_what_would_be_computed_again(
+def test_results_in_the_spool_are_put_back_into_an_older_ledger_and_a_new_one_and_nothing_is_computed_again(
     start_node: Callable[..., Node], sink: SinkPacs, tmp_path: Path
 ) -> None:
     node = start_node(destinations(a=sink) + QUICK + "rules: [{name: wiring, app: test, send_to: [a]}]\n")
     copy = tmp_path / "copy.sqlite"
     node.cli("backup", str(copy))
-    once, grown = small_ct(tmp_path / "once", 1), small_ct(tmp_path / "grown", 2)
-    (first,) = settled(node, push(node, once))["jobs"]
-    results = len(sink.received)
+    once, grown = study_uid(small_ct(tmp_path / "once", 1)), small_ct(tmp_path / "grown", 2)
+    settled(node, push(node, (tmp_path / "once").glob("*.dcm")))
+    push(node, [each.path for each in sink.received if each.path])  # as a PACS that routes on what it gets
     settled(node, push(node, grown[:-1]))
     push(node, grown[-1:])
     until(lambda: len(study(node, study_uid(grown))["jobs"]) == 2, "the whole series has superseded the part")
     settled(node, study_uid(grown))
-    made, logs = len(set(sink.uids)), _job_logs(node)
+    before, logs, made = _jobs(node, once, study_uid(grown)), _job_logs(node), len(set(sink.uids))
+
+    _stop_and_lose_the_ledger(node)
+    shutil.copyfile(copy, node.home / "ledger.sqlite")
+    sent = len(sink.received)
+    node.start()
+    until(lambda: set(sink.uids[sent:]) == _newest(before), "what stands has been sent again")
+    assert _jobs(node, once, study_uid(grown)) == before
+
+    _stop_and_lose_the_ledger(node)
+    sent = len(sink.received)
+    node.start()
+    until(lambda: _jobs(node, once, study_uid(grown)) == before, "all jobs are known again")
+    assert sink.uids[sent:] == []
+    node.cli("release", once, study_uid(grown))
+    until(lambda: set(sink.uids[sent:]) == _newest(before), "what stands has been sent again")
+    for each in (once, study_uid(grown)):
+        settled(node, each)
+    assert_once(sink, 0, made, again=True)
+    assert (_jobs(node, once, study_uid(grown)), _job_logs(node)) == (before, logs)
+
+
+def _stop_and_lose_the_ledger(node: Node) -> None:
     node.stop()
     for each in node.home.glob("ledger.sqlite*"):
         each.unlink()
-    shutil.copyfile(copy, node.home / "ledger.sqlite")
-    node.cli("pause", "test")
-    node.start()
-    found = job_in(node, study_uid(once), "waiting")
-    assert found["id"] == first["id"]
-    anew = job_in(node, study_uid(grown), "waiting")
-    assert not (node.home / "spool/results" / anew["id"]).exists()  # how a person tells
-    node.cli("cancel", anew["id"])
-    before = len(sink.received)
-    node.cli("resume", "test")
-    until(lambda: len(sink.received) == before + results, "the first result is sent again")
-    assert_once(sink, 0, made, again=True)
-    assert _job_logs(node) == logs
+
+
+def _jobs(node: Node, *studies: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(ID, what has superseded it, its results) of each job that is done."""
+    ids = [job["id"] for uid in studies for job in study(node, uid)["jobs"] if job["state"] == "done"]
+    found = [look.job(settings_of(node), each) for each in ids]
+    return sorted(
+        (each["id"], each["superseded_by"], tuple(one["SOPInstanceUID"] for one in each["results"])) for each in found
+    )
+
+
+def _newest(jobs: list[tuple[str, str, tuple[str, ...]]]) -> set[str]:
+    return {uid for _, superseded_by, results in jobs if not superseded_by for uid in results}
 
 
 def _job_logs(node: Node) -> dict[str, int]:

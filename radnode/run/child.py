@@ -25,7 +25,7 @@ from radnode.domain.errors import RadnodeError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run import apps as app_finder
 
-JOB, OUT, MODELS = "job.json", "out", "models.json"
+JOB, OUT, MANIFEST, MODELS = "job.json", "out", "manifest.json", "models.json"
 REFUSED = "refused"
 """In OUT: results that failed their check, with reasons."""
 MESSAGE = 65536

@@ -18,7 +18,7 @@ from radnode import metrics
 from radnode.dicom.headers import summarize
 from radnode.domain.errors import LedgerError
 from radnode.run import broker as brokers
-from radnode.run import gauges
+from radnode.run import gauges, published
 from radnode.run.apps import find
 from radnode.run.assembling import Assembling
 from radnode.run.commitment import Gate
@@ -123,7 +123,11 @@ class Core:
         if held:
             remedy = "`radnode studies --attention` lists them, `radnode release` lets them go: docs/deployment.md"
             log().error("the ledger was lost: its studies are held", studies=held, remedy=remedy)
+        put_back = published.put_back(self.ledger, self.spool)
         self._clear_places()
+        if put_back:
+            remedy = "they are sent again, as they were: docs/deployment.md, Backup and restore"
+            log().error("the ledger is older than the results in the spool: put back", jobs=put_back, remedy=remedy)
         if adopted:
             log().warning("adopted from the spool", instances=adopted)
 

@@ -18,8 +18,9 @@ from radnode.domain.app import App
 from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
 from radnode.domain.jobs import Assignment, JobInput, job_id
 from radnode.domain.study import Series, Study
+from radnode.run.child import MANIFEST
 from radnode.run.preview import preview
-from radnode.run.process import MANIFEST, process, read_input
+from radnode.run.process import process, read_input
 
 
 @dataclass(frozen=True)

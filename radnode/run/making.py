@@ -15,7 +15,6 @@ from radnode.settings import Settings
 from radnode.state import generations, intake, jobs, notices, notifications, purges
 from radnode.state.ledger import Record, Transaction, note
 
-FORWARD = "original"
 _NOT_YET = (JobState.HELD, JobState.CANCELLED)
 """A job in one of these takes nobody's place: a person has not let it, or has stopped it."""
 
@@ -162,7 +161,7 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
     """A rule without an app: the originals are the results, and are sent as they came."""
     rows = [
         jobs.ResultRow(
-            each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, FORWARD, each.path, each.size
+            each.sop_instance_uid, each.sop_class_uid, each.transfer_syntax_uid, jobs.FORWARD, each.path, each.size
         )
         for filed in chosen
         for each in filed.instances

@@ -21,9 +21,8 @@ from radnode.domain.errors import Declined, NotDicomError, ResultError
 from radnode.domain.jobs import Assignment
 from radnode.domain.results import File, Result
 from radnode.domain.study import Series, Study
-from radnode.run.child import REFUSED
+from radnode.run.child import MANIFEST, REFUSED
 
-MANIFEST = "manifest.json"
 _MOST_TOLD = 5
 
 T = TypeVar("T")

@@ -22,7 +22,9 @@ from radnode.domain.errors import ResultError
 from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.domain.notice import TITLE
 from radnode.run.assignments import assignment_of, site_uid
+from radnode.run.child import MANIFEST
 from radnode.run.lifeline import die_with_parent
+from radnode.run.published import read_manifest, rows_of
 from radnode.settings import Settings, child_environment
 from radnode.state import jobs
 from radnode.state.jobs import ResultRow
@@ -59,18 +61,7 @@ class Remaking:
         """
         spool = Spool(self._settings.spool, self._settings.durability)
         place = spool.result(name) or self._publish(spool, name, {**self._request(job, form), **more})
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        return [
-            ResultRow(
-                each["SOPInstanceUID"],
-                each["SOPClassUID"],
-                each["TransferSyntaxUID"],
-                each["kind"],
-                str((place / each["file"]).relative_to(spool.root)),
-                each["size"],
-            )
-            for each in manifest["objects"]
-        ]
+        return rows_of(place, read_manifest(place), spool.root)
 
     def _request(self, job: Record, form: str) -> dict[str, Any]:
         with self._ledger.read() as tx:
@@ -128,7 +119,7 @@ def _make(request: Mapping[str, Any]) -> None:
         objects.append(write_object(encoded, out, objects))
         if problems := check(out / objects[-1]["file"], source):
             raise ResultError("; ".join(problems))
-    (out / "manifest.json").write_text(json.dumps({"objects": objects}), encoding="utf-8")
+    (out / MANIFEST).write_text(json.dumps({"objects": objects}), encoding="utf-8")
 
 
 def _assignment(request: Mapping[str, Any]) -> Assignment:

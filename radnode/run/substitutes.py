@@ -13,11 +13,10 @@ from radnode.domain.errors import ResultError
 from radnode.domain.identity import differing
 from radnode.domain.routing import Destination
 from radnode.domain.routing.destinations import COMPREHENSIVE
-from radnode.run.making import FORWARD
 from radnode.run.remaking import REISSUE, Remaking
 from radnode.settings import Settings
 from radnode.state import deliveries, jobs, substitutes
-from radnode.state.jobs import ResultRow, mailed
+from radnode.state.jobs import FORWARD, ResultRow, mailed
 from radnode.state.ledger import Ledger, Record
 
 _BURNED_IN = frozenset(["BurnedInAnnotation"])

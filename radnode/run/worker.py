@@ -18,7 +18,6 @@ from radnode.dicom.headers import summarize
 from radnode.domain.app import Resources
 from radnode.domain.errors import ResultError, SpoolError
 from radnode.domain.jobs import Assignment
-from radnode.domain.routing.destinations import FILE
 from radnode.run import broker as brokers
 from radnode.run.apps import Catalog, find
 from radnode.run.assignments import assignment_of, site_uid
@@ -31,11 +30,13 @@ from radnode.run.joblog import log_path
 from radnode.run.lifeline import StopSignal
 from radnode.run.notices import Notices
 from radnode.run.notifying import Notifier
+from radnode.run.published import describe, read_manifest, rows_of
 from radnode.run.runner import Child, Ending, Runner
 from radnode.settings import Settings
 from radnode.state import claims, jobs
 from radnode.state.crash import point
 from radnode.state.ledger import Ledger, Record, Unavailable
+from radnode.state.origins import origin_of
 from radnode.state.presence import Presence
 from radnode.state.spool import Spool
 from radnode.telemetry import log
@@ -190,6 +191,8 @@ class Worker:
             _count_models(folder / MODELS)
             self._quarantine(job, folder / OUT / REFUSED)
             if ending.how == "done":
+                with self.ledger.read() as tx:
+                    describe(folder / OUT, origin_of(tx, job.id))
                 self.spool.publish(folder / OUT, job.id)
         return ending
 
@@ -237,7 +240,7 @@ class Worker:
         """Publishing came first: from here on another worker would find the results instead of computing them."""
         folder = self.spool.result(job.id)
         assert folder is not None
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = read_manifest(folder)
         metrics.job_seconds.labels(job.app).observe(seconds)
         if manifest["state"] == "declined":
             with self.ledger.begin("decline job") as tx:
@@ -245,26 +248,13 @@ class Worker:
             logger.info("job declined")
             metrics.jobs_ended.labels(job.app, "declined").inc(ended)
             return
+        rows = rows_of(folder, manifest, self.spool.root)
         with self.ledger.begin("finish job") as tx:
-            ended = claims.finish(tx, job, self._rows(folder, manifest), seconds=manifest.get("seconds", {}))
+            ended = claims.finish(tx, job, rows, seconds=manifest.get("seconds", {}))
         if ended:
             metrics.jobs_ended.labels(job.app, "done").inc()
             logger.info("job done", results=len(manifest["objects"]), seconds=round(seconds, 3))
             self.tickets.send("deliver", min(len(job.send_to), DELIVERY_THREADS))
-
-    def _rows(self, folder: Path, manifest: dict[str, Any]) -> list[jobs.ResultRow]:
-        return [
-            jobs.ResultRow(
-                sop_instance_uid=each["SOPInstanceUID"],
-                sop_class_uid=each["SOPClassUID"],
-                transfer_syntax_uid=each["TransferSyntaxUID"],
-                kind=each["kind"],
-                path=str((folder / each["file"]).relative_to(self.spool.root)),
-                size=each["size"],
-            )
-            for each in manifest["objects"]
-            if each.get("SOPInstanceUID")
-        ] + [_file_row(folder / name, self.spool.root) for name in manifest["files"]]
 
     def _ended_badly(self, job: Record, ending: Ending, logger: Any) -> None:
         if ending.how == "stopped":
@@ -315,11 +305,6 @@ def _count_models(path: Path) -> None:
         metrics.model_requests.labels(each["model"], "failed").inc(each["failures"])
         metrics.model_requests.labels(each["model"], "answered").inc(each["requests"] - each["failures"])
         metrics.model_seconds.labels(each["model"]).inc(each["seconds"])
-
-
-def _file_row(path: Path, root: Path) -> jobs.ResultRow:
-    """A `File` result, for folders: its name stands where an object's UID does."""
-    return jobs.ResultRow(path.name, "", "", FILE, str(path.relative_to(root)), path.stat().st_size)
 
 
 def _reference(result: Path) -> dict[str, str]:

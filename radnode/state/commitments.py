@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, and_, exists, func, select, update
 
 from radnode.domain.jobs import backoff
 from radnode.state import schema
-from radnode.state.ledger import insert_new, note, take_turns
+from radnode.state.ledger import CHUNK, chunks, insert_new, note, take_turns
 
 RECEIVED, WAITING, SENDING, REPORTED, PARKED = "received", "waiting", "sending", "reported", "parked"
 _column = schema.commitment.c
@@ -26,7 +26,6 @@ MOST_OF_PEER = 1000
 """Transactions of one AE title that are kept unreported."""
 _LEASE = 600.0  # seconds after which a claim that a fault came between may be taken over
 _SLOWEST = 600.0  # seconds between two attempts, at most
-_CHUNK = 500  # SQLite takes a limited number of variables in one statement
 
 
 def record(
@@ -69,7 +68,7 @@ def record(
 
 def received(tx: Connection) -> list[int]:
     """IDs of those just recorded, or of the first few hundred."""
-    return list(tx.execute(select(_column.id).where(_column.state == RECEIVED).limit(_CHUNK)).scalars())
+    return list(tx.execute(select(_column.id).where(_column.state == RECEIVED).limit(CHUNK)).scalars())
 
 
 def flushed(tx: Connection, ids: Sequence[int]) -> None:
@@ -172,9 +171,9 @@ def copies(tx: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
     """SOP Instance UID -> its rows, the newest first; without what was purged."""
     found: defaultdict[str, list[Row[Any]]] = defaultdict(list)
     instance = schema.instance
-    for start in range(0, len(uids), _CHUNK):
-        some = instance.c.sop_instance_uid.in_(uids[start : start + _CHUNK])
-        for row in tx.execute(select(instance).where(some, ~instance.c.purged).order_by(instance.c.id.desc())):
+    for some in chunks(uids):
+        named = instance.c.sop_instance_uid.in_(some)
+        for row in tx.execute(select(instance).where(named, ~instance.c.purged).order_by(instance.c.id.desc())):
             found[row.sop_instance_uid].append(row)
     return found
 
@@ -182,12 +181,11 @@ def copies(tx: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
 def _by_study(tx: Connection, uids: Sequence[str]) -> dict[int, set[str]]:
     found: defaultdict[int, set[str]] = defaultdict(set)
     instance, series = schema.instance.c, schema.series.c
-    for start in range(0, len(uids), _CHUNK):
-        some = instance.sop_instance_uid.in_(uids[start : start + _CHUNK])
+    for some in chunks(uids):
         query = select(series.study_id, instance.sop_instance_uid).join(
             schema.series, series.id == instance.series_id
         )
-        for study_id, uid in tx.execute(query.where(some)):
+        for study_id, uid in tx.execute(query.where(instance.sop_instance_uid.in_(some))):
             found[study_id].add(uid)
     return found
 

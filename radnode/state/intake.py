@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, select, update
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert
 from radnode.domain.jobs import SeriesState
 from radnode.state import commitments, jobs, schema
 from radnode.state.arrivals import Arrival, AssociationEnd
-from radnode.state.ledger import CHUNK, insert_new, note, take_turns
+from radnode.state.ledger import chunks, insert_new, note, take_turns
 
 RECEIVING, COMPLETE, INCOMPLETE = (
     each.value for each in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.INCOMPLETE)
@@ -80,8 +80,7 @@ def _unknown(tx: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
     """Those not recorded yet: a receiver that did not hear of its commit hands its batch over again."""
     column = schema.instance.c.path
     known: set[str] = set()
-    for start in range(0, len(arrivals), CHUNK):
-        paths = [each.path for each in arrivals[start : start + CHUNK]]
+    for paths in chunks([each.path for each in arrivals]):
         known.update(tx.execute(select(column).where(column.in_(paths))).scalars())
     return [each for each in arrivals if each.path not in known]
 
@@ -201,7 +200,7 @@ def complete_series(
     series: Row[Any],
     *,
     generation: int,
-    instance_ids: Iterable[int],
+    instance_ids: Collection[int],
     instances: int,
     headers: dict[str, Any],
     kept: dict[str, Any] | None = None,
@@ -220,10 +219,8 @@ def complete_series(
     values |= {"headers": headers, "kept": kept or {}}
     if tx.execute(update(schema.series).where(unchanged).values(values)).rowcount != 1:
         return False
-    ids = list(instance_ids)
-    for start in range(0, len(ids), CHUNK):
-        part = schema.instance.c.id.in_(ids[start : start + CHUNK])
-        tx.execute(update(schema.instance).where(part).values(generation=generation))
+    for some in chunks(instance_ids):
+        tx.execute(update(schema.instance).where(schema.instance.c.id.in_(some)).values(generation=generation))
     return True
 
 
@@ -248,17 +245,16 @@ def complete_study(tx: Connection, study: Row[Any], missing: int = 0) -> bool:
 
 def drop_instances(tx: Connection, ids: Sequence[int]) -> None:
     """Forgets copies that are byte for byte what is kept already."""
-    for start in range(0, len(ids), CHUNK):
-        tx.execute(delete(schema.instance).where(schema.instance.c.id.in_(ids[start : start + CHUNK])))
+    for some in chunks(ids):
+        tx.execute(delete(schema.instance).where(schema.instance.c.id.in_(some)))
 
 
 def note_differences(tx: Connection, series: Row[Any], found: Mapping[int, str]) -> None:
     """Keeps what copies differ in (instance id -> what), and says so once for each kind of difference."""
     for differs in sorted(set(found.values())):
         ids = [each for each, what in found.items() if what == differs]
-        for start in range(0, len(ids), CHUNK):
-            part = schema.instance.c.id.in_(ids[start : start + CHUNK])
-            tx.execute(update(schema.instance).where(part).values(differs=differs))
+        for some in chunks(ids):
+            tx.execute(update(schema.instance).where(schema.instance.c.id.in_(some)).values(differs=differs))
         about = {"study_id": series.study_id, "series_id": series.id, "instances": len(ids)}
         note(tx, "differing copy", differs=differs, **about)
 

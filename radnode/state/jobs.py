@@ -14,11 +14,13 @@ from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select,
 
 from radnode.domain.jobs import JobState, SeriesLabel
 from radnode.state import hours, schema
-from radnode.state.ledger import CHUNK, insert_new, note
+from radnode.state.ledger import chunks, insert_new, note
 
 WAITING, RUNNING, DONE = JobState.WAITING.value, JobState.RUNNING.value, JobState.DONE.value
 FAILED, DECLINED, CANCELLED = JobState.FAILED.value, JobState.DECLINED.value, JobState.CANCELLED.value
 HELD = JobState.HELD.value
+FORWARD = "original"
+"""The kind of a result that is no result of ours: a rule without an app sends what came."""
 _job = schema.job.c
 
 
@@ -106,7 +108,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         join(tx, new)
         return False
     hours.remember(tx, new.run_between)
-    _ask(tx, new)
+    ask(tx, new)
     _add_inputs(tx, new)
     note(
         tx,
@@ -141,11 +143,11 @@ def join(tx: Connection, new: NewJob) -> None:
     if not new.shadow:
         _promote(tx, new.id, {"send_to": list(new.send_to), "rule": new.rule, "expire": new.expire})
     more = not new.shadow and add_destinations(tx, new.id, new.send_to)
-    if _ask(tx, new) or more:
+    if ask(tx, new) or more:
         note(tx, "same work", study_id=new.study_id, series_id=new.series_id, job_id=new.id, rule=new.rule)
 
 
-def _ask(tx: Connection, new: NewJob) -> bool:
+def ask(tx: Connection, new: NewJob) -> bool:
     """Remembers that the rule wants the job; False where it did already."""
     row = {"job_id": new.id, "rule": new.rule, "study_id": new.study_id, "series_id": new.series_id}
     send_to = [] if new.shadow else list(new.send_to)
@@ -244,6 +246,15 @@ def add_results(tx: Connection, job_id: str, results: Sequence[ResultRow]) -> No
     rows = [{"job_id": job_id, "position": n, **vars(each)} for n, each in enumerate(results)]
     if rows:
         tx.execute(insert_new(tx, schema.result), rows)
+    recognize(tx, [each.sop_instance_uid for each in results if each.kind != FORWARD])
+
+
+def recognize(tx: Connection, sop_instance_uids: Collection[str]) -> None:
+    """These were made here. Some may have come back before this ledger knew, being a copy older than the spool."""
+    column = schema.instance.c
+    for some in chunks(sop_instance_uids):
+        stranger = and_(column.sop_instance_uid.in_(some), column.own.is_(False))
+        tx.execute(update(schema.instance).where(stranger).values(own=True))
 
 
 def results(tx: Connection, job_id: str) -> Sequence[Row[Any]]:
@@ -259,10 +270,10 @@ def mailed(job_id: str) -> str:
 
 def made_here(tx: Connection, sop_instance_uids: Collection[str]) -> set[str]:
     """Which of these are results of this node."""
-    uids, found = list(sop_instance_uids), set[str]()
-    for start in range(0, len(uids), CHUNK):
+    found = set[str]()
+    for some in chunks(sop_instance_uids):
         for made in (schema.result.c, schema.substitute.c):
-            named = and_(made.sop_instance_uid.in_(uids[start : start + CHUNK]), made.kind != "original")
+            named = and_(made.sop_instance_uid.in_(some), made.kind != FORWARD)
             found.update(tx.execute(select(made.sop_instance_uid).where(named)).scalars())
     return found
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +28,8 @@ Unavailable = (OperationalError, InterfaceError)
 Transaction = Connection
 Record = Row[Any]
 """One row, its columns as attributes."""
+
+T = TypeVar("T")
 
 # Older libraries can corrupt a WAL that several processes write and checkpoint at once (fixed in 3.51.3).
 _SAFE_WAL = (3, 51, 3)
@@ -159,6 +161,12 @@ def take_turns(tx: Connection, what: str) -> None:
 
 CHUNK = 500
 """SQLite takes a limited number of variables in one statement."""
+
+
+def chunks(items: Collection[T]) -> Iterator[list[T]]:
+    """The items, as many at a time as one statement takes."""
+    listed = list(items)
+    return (listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK))
 
 
 def insert_new(tx: Connection, table: Table) -> Any:

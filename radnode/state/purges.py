@@ -17,11 +17,10 @@ from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert
 from radnode.state import jobs, schema, waits
 from radnode.state.intake import COMPLETE, study_of
 from radnode.state.jobs import CANCELLED, DONE, FAILED, HELD, RUNNING, WAITING, ResultRow
-from radnode.state.ledger import note, take_turns
+from radnode.state.ledger import CHUNK, note, take_turns
 from radnode.state.views import ATTENTION_DELIVERIES, LIVE_DELIVERIES
 
 KEPT, GOING, GONE = "", "going", "gone"
-_CHUNK = 500
 _study, _series, _instance = schema.study.c, schema.series.c, schema.instance.c
 _job, _delivery = schema.job.c, schema.delivery.c
 
@@ -129,7 +128,7 @@ def unfinished(tx: Connection) -> Sequence[int]:
 def without_fingerprint(tx: Connection, study_id: int) -> dict[int, str]:
     """Some of a study's instances whose fingerprints are to be remembered before they go: ID -> path."""
     mine = and_(_instance.series_id.in_(_series_of(study_id)), _instance.fingerprint == "")
-    return dict(tx.execute(select(_instance.id, _instance.path).where(mine, ~_instance.purged).limit(_CHUNK)).all())
+    return dict(tx.execute(select(_instance.id, _instance.path).where(mine, ~_instance.purged).limit(CHUNK)).all())
 
 
 def remember(tx: Connection, fingerprints: Mapping[int, str]) -> None:

@@ -11,9 +11,8 @@ from sqlalchemy import Connection, Row, and_, exists, select, update
 from radnode.state import deliveries, jobs, schema
 from radnode.state.intake import RECEIVING
 from radnode.state.jobs import CANCELLED, DONE, HELD, RUNNING, WAITING
-from radnode.state.ledger import insert_new, note, take_turns
+from radnode.state.ledger import chunks, insert_new, note, take_turns
 
-_CHUNK = 500
 _job, _instance, _rejection = schema.job.c, schema.instance.c, schema.rejection.c
 
 
@@ -48,9 +47,7 @@ def reject(
         return
     tx.execute(insert_new(tx, schema.rejection), rows)
     note(tx, "rejected", study_id=study_id, series_id=note_row.series_id, reason=reason, images=len(rows))
-    taken = sorted(uids)
-    for start in range(0, len(taken), _CHUNK):
-        part = taken[start : start + _CHUNK]
+    for part in chunks(sorted(uids)):
         for job in _jobs_with(tx, study_id, part):
             _stop(tx, job, reason)
         _judge_again(tx, study_id, part, now)

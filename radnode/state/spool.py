@@ -174,6 +174,13 @@ class Spool:
         there = (each.name for each in self.results.iterdir()) if job_ids else ()
         return [each for each in there if each.partition(".")[0] in job_ids]
 
+    def all_published(self) -> dict[str, list[str]]:
+        """Job ID -> names of what was published of it."""
+        found: dict[str, list[str]] = {}
+        for each in self.results.iterdir():
+            found.setdefault(each.name.partition(".")[0], []).append(each.name)
+        return found
+
     def free_bytes(self) -> int:
         """Free space where the spool lies, in bytes."""
         return shutil.disk_usage(self.root).free
