@@ -87,6 +87,13 @@ def test_a_state_that_there_is_not_is_an_error_that_names_those_there_are(comman
     assert "parked" in said.output
 
 
+@pytest.mark.parametrize("command", ["retry", "resend", "rerun", "release", "cancel", "purge"])
+def test_an_empty_name_is_refused_and_does_not_mean_every_job_or_study(command: str) -> None:
+    refused = CliRunner().invoke(app, [command, "1.2.3", ""])
+    assert refused.exit_code == 2
+    assert "an empty name" in refused.output
+
+
 def test_the_document_has_every_command_and_no_other() -> None:
     assert sorted(re.findall(r"^### `radnode (\S+)`$", DOCUMENT, re.MULTILINE)) == sorted(COMMANDS)
 

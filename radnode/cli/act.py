@@ -18,6 +18,7 @@ from radnode.cli.common import (
     Since,
     app,
     load_settings,
+    none_empty,
     out,
     print_json,
 )
@@ -78,7 +79,8 @@ def rerun(
 @app.command(rich_help_panel=ACT)
 def release(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Job IDs or their beginnings, accession numbers, Study Instance UIDs.")
+        list[str] | None,
+        typer.Argument(help="Job IDs or their beginnings, accession numbers, Study Instance UIDs.", callback=none_empty),
     ] = None,
     of_app: OfApp = "",
     rule: OfRule = "",

@@ -30,12 +30,18 @@ out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
 
-
 def _a_state(value: str) -> str:
     states = dict.fromkeys([*JobState, *DeliveryState])
     if value and value not in states:
         raise typer.BadParameter(f"there is no state {value!r}, only {', '.join(states)}")
     return value
+
+
+def none_empty(values: list[str] | None) -> list[str] | None:
+    """An empty name, such as a script's variable that is not set, would be the beginning of every ID."""
+    if any(not each.strip() for each in values or ()):
+        raise typer.BadParameter("an empty name means nothing, and not all")
+    return values
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,7 +52,7 @@ OfRule = Annotated[str, typer.Option("--rule", help="Only jobs of this rule.")]
 OfState = Annotated[str, typer.Option("--state", help="Only in this state.", callback=_a_state)]
 OfDestination = Annotated[str, typer.Option("--destination", help="Only deliveries to this destination.")]
 Limit = Annotated[int, typer.Option(help="How many at the most.", min=1)]
-Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Job IDs, or their beginnings.", callback=none_empty)]
 
 NODE, LOOK, ACT, APPS, TOOLS = "The node", "Look", "Act", "Apps", "Tools"
 

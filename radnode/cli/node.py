@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from radnode.cli.common import NODE, AsJson, DryRun, app, complain, load_settings, out, print_json
+from radnode.cli.common import NODE, AsJson, DryRun, app, complain, load_settings, none_empty, out, print_json
 from radnode.domain.errors import NewerLedgerError, RoutingError, SettingsError
 from radnode.run import EXIT_CONFIG
 from radnode.settings import Settings
@@ -103,7 +103,10 @@ def backup(
 def purge(
     wanted: Annotated[
         list[str] | None,
-        typer.Argument(help="Accession numbers, Patient IDs or Study Instance UIDs; without: by age and free space."),
+        typer.Argument(
+            help="Accession numbers, Patient IDs or Study Instance UIDs; without: by age and free space.",
+            callback=none_empty,
+        ),
     ] = None,
     older_than: Annotated[str, typer.Option(help="Instead of RADNODE_KEEP: 12h, 30d, 8w.")] = "",
     dry_run: DryRun = False,

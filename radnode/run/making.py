@@ -74,6 +74,7 @@ class Making:
         if gone := purges.lacking(tx, match.study_id, match.series_id):
             match.note(tx, "images were purged", missing=gone, remedy="push the whole study again")
             return []
+        match = _of_one_patient(match)
         new = self._frozen(match, match.rule.send_to)
         twin = generations.same_work(tx, new)
         if twin is not None and twin.purged:
@@ -186,6 +187,12 @@ def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:
             notifications.because(tx, former[0].id, "late", str(len(late)), "they are ignored")
         pairs = [(filed.only(known), name) for filed, name in pairs if known & filed.copies.keys()]
     return replace(match, chosen=tuple(filed for filed, _ in pairs), names=tuple(name for _, name in pairs))
+
+
+def _of_one_patient(match: Match) -> Match:
+    """The match, held where its images name several patients: what an app makes of them has one name on it."""
+    named = {values for filed in match.chosen for values in filed.series.distinct("PatientID") if any(values)}
+    return match.hold(f"its images name {len(named)} patients") if len(named) > 1 else match
 
 
 def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) -> tuple[Step, jobs.NewJob]:
