@@ -67,6 +67,7 @@ class Desk:
         return Arrival(
             str(path), said.sop_instance_uid, said.sop_class_uid, said.head.series_uid, said.head.study_uid,
             said.transfer_syntax_uid, file.stat().st_size, 1.7e9, 100.0, "PACS", "RADNODE", "p", "",
+            flaw=said.head.flaw,
         )  # fmt: skip
 
     def judge(self) -> None:

@@ -80,7 +80,9 @@ def rerun(
 def release(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(help="Job IDs or their beginnings, accession numbers, Study Instance UIDs.", callback=none_empty),
+        typer.Argument(
+            help="Job IDs or their beginnings, accession numbers, Study Instance UIDs.", callback=none_empty
+        ),
     ] = None,
     of_app: OfApp = "",
     rule: OfRule = "",

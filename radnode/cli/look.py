@@ -35,15 +35,26 @@ def studies(
             " that is absent.",
         ),
     ] = False,
+    unfiled: Annotated[
+        bool, typer.Option("--unfiled", help="Instead: instances that are kept but lack a UID to belong to a study.")
+    ] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """What was received, what became of it rule by rule, and what to do about it."""
     from radnode.run import look
 
-    found = look.studies(load_settings(), wanted, attention=attention, near_misses=near_misses, limit=limit)
+    settings = load_settings()
+    if unfiled:
+        instances = look.unfiled(settings, limit)
+        show(instances, as_json, lambda: look.render_unfiled(instances))
+        return
+    found = look.studies(settings, wanted, attention=attention, near_misses=near_misses, limit=limit)
     nothing = _no_study(wanted, limit, attention=attention, near_misses=near_misses)
     show(found, as_json, lambda: look.render_studies(found, detailed=bool(wanted), nothing=nothing))
+    if not (found and wanted) and (others := look.count_unfiled(settings)):
+        hint = "lack a UID, and belong to no study: `radnode studies --unfiled` lists them"
+        err.print(f"{others} instances {hint}", style="yellow", markup=False, highlight=False)
     if wanted and not found:
         raise typer.Exit(1)
 

@@ -16,6 +16,7 @@ from radnode.domain.errors import LedgerError
 from radnode.run import apps as app_finder
 from radnode.run.joblog import log_path
 from radnode.settings import Settings
+from radnode.state import unfiled as unfiled_instances
 from radnode.state.ledger import Ledger
 from radnode.state.views import View, Views
 
@@ -55,6 +56,17 @@ def studies(
 ) -> list[View]:
     with _views(settings) as views:
         return views.studies(wanted, attention=attention, near_misses=near_misses, limit=limit)
+
+
+def unfiled(settings: Settings, limit: int = 50) -> list[View]:
+    """Instances that belong to no study, the newest first."""
+    with ledger_of(settings) as ledger, ledger.read() as tx:
+        return unfiled_instances.newest(tx, settings.zone, limit)
+
+
+def count_unfiled(settings: Settings) -> int:
+    with ledger_of(settings) as ledger, ledger.read() as tx:
+        return unfiled_instances.count(tx)
 
 
 def jobs(settings: Settings, *, state: str = "", app: str = "", limit: int = 50) -> list[View]:
@@ -102,6 +114,16 @@ def render_studies(found: Sequence[View], *, detailed: bool, nothing: str) -> Re
                len(each["jobs"]), f"{delivered}/{len(each['deliveries'])}")  # fmt: skip
         near = "; ".join(dict.fromkeys(f"{miss['rule']}: no {miss['keyword']}" for miss in each["near_misses"]))
         table.add_row(*map(plain, row), _state(each["state"]), plain(near))
+    return table
+
+
+def render_unfiled(found: Sequence[View]) -> RenderableType:
+    if not found:
+        return Text("every instance that was received belongs to a study", style="green")
+    table = _table("received", "from", "peer", "flaw", "SOP Instance UID", "file in the spool")
+    for each in found:
+        row = each["CallingAETitle"], each["peer"], each["flaw"], each["SOPInstanceUID"], each["path"]
+        table.add_row(plain(_clock(each["received"])), *map(plain, row))
     return table
 
 

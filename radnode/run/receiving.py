@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,7 @@ from radnode.settings import Settings
 from radnode.state import intake
 from radnode.state.ledger import Ledger, Unavailable, boot_time
 from radnode.state.presence import is_alive, present
+from radnode.telemetry import log
 
 _BACKLOG = 256
 _LETTING_GO = 15.0
@@ -167,6 +169,9 @@ def receive(node: Settings, number: int, listener: socket.socket | None, tls_lis
         offset = ledger.now() - boot_time()
         with ledger.begin("record arrivals") as tx:
             intake.record(tx, arrivals, ends, clock_offset=offset)
+        for (flaw, aet), instances in Counter((each.flaw, each.calling_aet) for each in arrivals if each.flaw).items():
+            log().warning("instances of no study", instances=instances, flaw=flaw, calling_aet=aet,
+                          remedy="`radnode studies --unfiled` lists them")  # fmt: skip
 
     receiver.serve(
         node,

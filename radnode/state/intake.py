@@ -44,12 +44,22 @@ def record(
     if rows:
         tx.execute(insert_new(tx, schema.instance), rows)
     for flawed in (each for each in arrivals if each.flaw):
-        note(tx, "flawed", at=flawed.received_at, path=flawed.path, flaw=flawed.flaw, association=flawed.association)
+        _note_flaw(tx, flawed)
     for end in ends:
         if tx.execute(insert_new(tx, schema.association), _association_row(end)).rowcount == 1 and end.instances:
             _interrupted(tx, end, clock_offset)
     if ends:
         commitments.let_go(tx, [each.association for each in ends])
+
+
+def _note_flaw(tx: Connection, each: Arrival) -> None:
+    """On the timeline of the study, if it names one that is here."""
+    known = select(schema.study.c.id).where(schema.study.c.study_instance_uid == each.study_uid)
+    study_id = tx.execute(known).scalar()
+    note(
+        tx, "flawed", at=each.received_at, study_id=study_id, path=each.path, flaw=each.flaw,
+        association=each.association,
+    )  # fmt: skip
 
 
 def _interrupted(tx: Connection, end: AssociationEnd, offset: float) -> None:
