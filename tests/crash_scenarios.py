@@ -167,10 +167,11 @@ def worker_stopped(stage: Stage, label: str) -> None:
     stage.assert_tidy()
 
 
-def worker_lost(stage: Stage, label: str) -> None:
+def lost(stage: Stage, label: str, *, part: str) -> None:
+    """What has a job in hand is killed."""
     uid = study_uid(stage.push("SLOW"))
     job = job_in(stage.node, uid, "running")
-    kill(stage.node, "worker")
+    kill(stage.node, part)
     stage.hit(label)
     until(lambda: study(stage.node, uid)["jobs"][0]["attempt"] > job["attempt"], "the job runs again")
     stage.node.cli("cancel", job["id"])
@@ -270,7 +271,8 @@ ON_ROAD: dict[str, Callable[[Stage, str], None]] = {
     "adopt part": partial(adopted, dies_at="keep.synced"),
     "set aside": set_aside,
     "interrupt jobs": worker_stopped,
-    "release lost": worker_lost,
+    "release lost": partial(lost, part="worker"),
+    "lose job": partial(lost, part="nursery"),
     "give back": forgotten,
     "complete empty series": empty,
     "job progress": talker,

@@ -392,7 +392,7 @@ def test_whichever_process_around_an_app_is_killed_the_app_ends_too(bench: Bench
     victim = {"first process": first, "warden": parent_of(first), "nursery": parent_of(parent_of(first))}[who]
     os.kill(victim, signal.SIGKILL)
     running.join()
-    assert found[0].how == "crashed"
+    assert found[0].how == "lost"
     until(lambda: not Path(f"/proc/{child}").exists() and not alive("12345"), "the app and what it started have ended")
     assert bench.run("behaves")[0] == Ending("done")
 

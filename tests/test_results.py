@@ -36,6 +36,7 @@ from radnode import (
     Series,
     Study,
 )
+from radnode.dicom.encode import check as checking
 from radnode.dicom.encode import encode
 from radnode.dicom.encode.check import check, dciodvfy
 from radnode.dicom.encode.common import IDENTITY
@@ -510,3 +511,19 @@ def test_results_of_an_enhanced_multi_frame_image_refer_to_its_frames(tmp_path: 
         assert tuple(map(float, ds.ImagePositionPatient)) == pytest.approx(plane.get("ImagePositionPatient"))
     (source,) = segmentation.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
     assert source.ReferencedFrameNumber == series.planes[0].frame
+
+
+@pytest.mark.parametrize(("deaths", "errors"), [(2, 0), (3, 1)])
+def test_a_validator_that_was_killed_is_asked_again_before_its_death_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, errors: int
+) -> None:
+    (image,) = head_ct(tmp_path, slices=1, size=32)
+    real_one = checking._program("dciodvfy")
+    dying = tmp_path / "dying"
+    dying.write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/tries\n"
+        f"[ $(wc -l < {tmp_path}/tries) -le {deaths} ] && kill -9 $$\nexec {real_one} \"$@\"\n"
+    )
+    dying.chmod(0o755)
+    monkeypatch.setattr(checking, "_program", lambda name: str(dying))
+    assert len(dciodvfy(image)) == errors

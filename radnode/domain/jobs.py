@@ -44,7 +44,7 @@ PRIORITIES = {"urgent": 0, "normal": 1, "low": 2}
 MAX_CRASHES = 3
 """Deaths of the child by signal or memory under a live worker, after which a job is taken for poison."""
 MAX_WORKERS_LOST = 20
-"""Workers lost while they had the job: rarely the job's fault, so the cap is high."""
+"""Workers, or processes around the app, lost while they had the job: rarely the job's fault, so the cap is high."""
 
 
 @dataclass(frozen=True)

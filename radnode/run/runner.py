@@ -37,7 +37,8 @@ _END_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: `done` (with a manifest), `error` (its own fault), `crashed`, or `stopped` (by us)."""
+    """How a job ended: `done` (with a manifest), `error` (its own fault), `crashed`, `stopped` (by us), or `lost`
+    (killed from outside, with what is around it)."""
 
     how: str
     detail: str = ""
@@ -78,7 +79,7 @@ class Child:
             if select.select([self.channel], [], [], min(_POLL, timeout))[0]:
                 message = self._message()
                 if "how" in message:
-                    self.alive = self.stays and message["how"] != "crashed"
+                    self.alive = self.stays and message["how"] not in ("crashed", "lost")
                     return Ending(message["how"], message["detail"])
                 told(message["progress"])
             now = time.monotonic()
@@ -96,7 +97,7 @@ class Child:
             data = self.channel.recv(MESSAGE)
         except OSError:
             data = b""
-        return dict(json.loads(data)) if data else {"how": "crashed", "detail": "the processes around it died"}
+        return dict(json.loads(data)) if data else {"how": "lost", "detail": "the processes around it died"}
 
     def is_well(self) -> bool:
         """Whether it can take another job: one that has something to say unasked has ended."""

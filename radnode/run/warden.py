@@ -205,7 +205,7 @@ def _prepare_child(order: Order) -> None:
 def _reason(status: str, memory: int, last: bytes) -> tuple[str, str]:
     """How a child ended that has not said so itself."""
     if not status:
-        return "crashed", "killed from outside"
+        return "lost", "killed from outside"
     code = os.waitstatus_to_exitcode(int(status))
     if code == -signal.SIGABRT and b"bad_alloc" in last:
         return "error", f"out of memory: more than {memory} MiB"

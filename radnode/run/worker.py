@@ -259,6 +259,11 @@ class Worker:
     def _ended_badly(self, job: Record, ending: Ending, logger: Any) -> None:
         if ending.how == "stopped":
             logger.info("job stopped", reason=ending.detail)
+        elif ending.how == "lost":
+            with self.ledger.begin("lose job") as tx:
+                claims.lose(tx, job)
+            logger.error("job lost", how=ending.detail, remedy="it is run again by itself")
+            self.tickets.send(job.queue)
         elif ending.how == "crashed" or _NO_ROOM in ending.detail:
             metrics.job_crashes.labels(job.app).inc()
             with self.ledger.begin("job crashed") as tx:

@@ -108,13 +108,19 @@ def release_lost(tx: Connection, owner: str) -> list[Row[Any]]:
     """Gives back what a dead worker had in hand; returns the jobs as it had claimed them."""
     lost = claimed_by(tx, owner)
     for job in lost:
-        if job.losses + 1 >= MAX_WORKERS_LOST:
-            fail(tx, job, f"its worker was lost {job.losses + 1} times")
-            continue
-        values = {"state": WAITING, "owner": "", "losses": _job.losses + 1}
-        if tx.execute(update(schema.job).where(_ours(job)).values(values)).rowcount:
-            noted(tx, job, "worker lost", worker=owner)
+        lose(tx, job)
     return list(lost)
+
+
+def lose(tx: Connection, job: Row[Any]) -> bool:
+    """Its worker died, or the processes between that and the app: rarely the app's fault, so it is run again often."""
+    if job.losses + 1 >= MAX_WORKERS_LOST:
+        return fail(tx, job, f"its worker was lost {job.losses + 1} times")
+    values = {"state": WAITING, "owner": "", "losses": _job.losses + 1}
+    ours = _ours(job)
+    return tx.execute(update(schema.job).where(ours).values(values)).rowcount == 1 and noted(
+        tx, job, "worker lost", worker=job.owner
+    )
 
 
 def interrupt(tx: Connection, owner: str) -> None:

@@ -13,6 +13,8 @@ from radnode.dicom.encode.own import own_problems
 
 _LONG = 64 * 1024
 """Bytes; longer values stay on the disk."""
+_TRIES = 3
+"""dciodvfy that was killed has not judged; where it dies by itself it does so again."""
 
 
 def check(path: Path, source: Path) -> list[str]:
@@ -42,7 +44,10 @@ def identity_problems(result: Dataset, source: Dataset) -> list[str]:
 def dciodvfy(path: Path) -> list[str]:
     """The lines in which dciodvfy, of dicom3tools, finds an error; without values, they may name a patient."""
     command = [_program("dciodvfy"), "-new", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    for _ in range(_TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        if done.returncode >= 0:
+            break
     lines = (done.stdout + done.stderr).splitlines()
     errors = [line.partition(" = <")[0] for line in lines if line.startswith("Error")]
     if done.returncode < 0 or (done.returncode and not errors):
