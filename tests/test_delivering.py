@@ -73,6 +73,8 @@ def test_each_status_costs_only_its_own_instance(
             sink.refuse = lambda uid: None
             assert desk.settle("delivered")
             assert sorted(sink.uids) == sorted(each.sop_instance_uid for each in some)
+        elif state == "delivered":  # it is there, and perhaps not as it was sent
+            assert desk.events("delivered")[0]["warnings"] == "1 with 0xB000"
         elif state == "parked":
             assert f"0x{status:04X}" in desk.delivery().error
 

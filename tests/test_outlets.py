@@ -230,19 +230,24 @@ def item(uid: str, **numbers: int) -> dict[str, Any]:
 
 
 def test_each_instance_has_the_status_the_service_gave_it(outlets: Outlets, tmp_path: Path) -> None:
-    files = [part10(tmp_path / f"{number}.dcm") for number in range(5)]
-    good, coerced, full, known, strange = (each.sop_instance_uid for each in files)
+    files = [part10(tmp_path / f"{number}.dcm") for number in range(7)]
+    good, coerced, warned, full, known, azure, strange = (each.sop_instance_uid for each in files)
     body = {
-        STORED: {"vr": "SQ", "Value": [item(good), item(coerced, warning=0xB000)]},
+        STORED: {"vr": "SQ", "Value": [item(good), item(coerced, warning=0xB000), item(warned, warning=1)]},
         FAILED: {
             "vr": "SQ",
-            "Value": [item(full, reason=0xA700), item(known, reason=0x0111), item(strange, reason=0x0122)],
+            "Value": [
+                item(full, reason=0xA700),
+                item(known, reason=0x0111),
+                item(azure, reason=45070),
+                item(strange, reason=0x0122),
+            ],
         },
     }
     (tmp_path / "token").write_text("secret\n")
     with answering(202, body) as (url, seen):
         place = Destination("web", url=url, token_file=str(tmp_path / "token"))
-        assert sent(outlets, place, *files) == [0x0000, 0xB000, 0xA700, 0x0000, 0x0122]
+        assert sent(outlets, place, *files) == [0x0000, 0xB000, 0xB000, 0xA700, 0x0000, 0x0000, 0x0122]
     assert seen[0]["Authorization"] == "Bearer secret"
 
 

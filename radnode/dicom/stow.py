@@ -26,8 +26,9 @@ _MOST_ANSWERED = 16 << 20
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _HEARD = {200, 202}
 _UNNAMED = 0xC000, "neither stored nor failed, by its answer"
-_DUPLICATE = 0x0111
+_DUPLICATES = {0x0111, 0xB00E}  # the second is Azure's: 45070 in its conformance statement
 """Our instances never change under their UID: one that is there already has been stored."""
+_WARNED = 0xB000
 
 _STORED, _FAILED, _REASON, _WARNING = "00081199", "00081198", "00081197", "00081196"
 _INSTANCE_UID = "00081155"
@@ -191,10 +192,10 @@ def _statuses(answer: Any) -> dict[str, tuple[int, str]]:
     statuses: dict[str, tuple[int, str]] = {}
     for item in _items(answer, _STORED):
         warning = _number(item, _WARNING)
-        statuses[_uid(item)] = (warning or 0x0000), "stored with a warning" if warning else ""
+        statuses[_uid(item)] = (_WARNED, f"stored with warning 0x{warning:04X}") if warning else (0x0000, "")
     for item in _items(answer, _FAILED):
         reason = _number(item, _REASON) or 0xC000
-        statuses[_uid(item)] = (0x0000, "there already") if reason == _DUPLICATE else (reason, "")
+        statuses[_uid(item)] = (0x0000, "there already") if reason in _DUPLICATES else (reason, "")
     return statuses
 
 

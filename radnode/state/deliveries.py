@@ -87,7 +87,18 @@ def delivered(tx: Connection, delivery: Row[Any]) -> bool:
     instances = tx.execute(select(func.count()).select_from(schema.sent).where(there)).scalar_one()
     _rest(tx, delivery.destination, 0, 0.0)
     notifications.because(tx, delivery.job_id, "delivered", delivery.destination)
-    return noted(tx, delivery, "delivered", instances=instances)
+    return noted(tx, delivery, "delivered", instances=instances, **_warned(tx, there))
+
+
+def _warned(tx: Connection, there: Any) -> dict[str, str]:
+    """What the destination remarked upon while it stored them: it may have changed them."""
+    answer = schema.sent.c
+    query = select(answer.status, func.count(), func.min(answer.comment)).where(there, answer.status != 0)
+    said = [
+        f"{count} with 0x{status:04X} {comment}".strip()
+        for status, count, comment in tx.execute(query.group_by(answer.status).order_by(answer.status))
+    ]
+    return {"warnings": "; ".join(said)} if said else {}
 
 
 def park(tx: Connection, delivery: Row[Any], error: str) -> bool:
