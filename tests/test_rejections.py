@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
 from radnode.dicom.rejection import KEY_OBJECT_SELECTION, read_rejection
-from radnode.state import claims, holds
+from radnode.state import claims, holds, jobs, views
 from tests.desk import Desk
 from tests.road import small_ct, uids
 
@@ -77,6 +77,23 @@ def test_results_that_went_are_flagged_until_a_person_has_seen_to_them(desk: Des
     with desk.ledger.begin() as tx:
         assert holds.unflag(tx, study["jobs"][0]["id"], "me")
     assert desk.study()["state"] == "done"
+
+
+def test_what_was_made_of_rejected_images_is_meant_only_by_its_name(desk: Desk, tmp_path: Path) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.route(CT_ONLY, CT_ONLY.replace("wiring, ", "tried, mode: shadow, options: {greeting: Hi}, "))
+    desk.push(files)
+    for _ in range(2):
+        desk.run()
+    desk.deliver()
+    desk.push([rejection_note(files, tmp_path / "note.dcm", "113038")])
+    with desk.ledger.read() as tx:
+        assert views.select_jobs(tx, (), states=("done",)) == []
+        assert views.select_deliveries(tx, (), states=("delivered",), destination="a") == []
+        assert jobs.shadows(tx, "tried", None) == []
+        (live,) = (each.id for each in desk.jobs() if each.rule == "wiring")
+        assert views.select_jobs(tx, (live,), states=("done",)) == [live]
+        assert len(views.select_deliveries(tx, (live[:12],), states=("delivered",))) == 1
 
 
 def test_results_of_rejected_images_that_were_not_sent_are_not_sent(desk: Desk, tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def _promote(tx: Connection, job_id: str, changed: dict[str, Any]) -> bool:
 
 
 def shadows(tx: Connection, rule: str, since: float | None) -> list[str]:
-    """IDs of a rule's shadow jobs whose results are here and nothing has replaced, oldest first."""
-    standing = and_(_job.rule == rule, _job.shadow, _job.superseded_by == "", ~_job.purged)
+    """IDs of a rule's shadow jobs whose results are here, and whose place and images nobody has taken, oldest first."""
+    standing = and_(_job.rule == rule, _job.shadow, _job.superseded_by == "", _job.flag == "", ~_job.purged)
     query = select(_job.id).where(standing).order_by(_job.created_at)
     return list(tx.execute(query if since is None else query.where(_job.created_at >= since)).scalars())
 

@@ -258,7 +258,10 @@ def select_jobs(
     state: str = "",
     since: float | None = None,
 ) -> list[str]:
-    """IDs of jobs by their beginnings, or by filters: only those in one of `states` whose images are here."""
+    """IDs of jobs by their beginnings, or by filters: only those in one of `states` whose images are here.
+
+    Where images were taken back only who names a job means it.
+    """
     column = schema.job.c
     standing = and_(column.state.in_(states), column.superseded_by == "", ~_images_gone())
     query = select(column.id).where(standing).order_by(column.created_at)
@@ -266,9 +269,8 @@ def select_jobs(
         query = query.where(chosen == value) if value else query
     if since is not None:
         query = query.where(column.created_at >= since)
-    if ids:
-        query = query.where(or_(*(column.id.startswith(each, autoescape=True) for each in ids)))
-    return list(tx.execute(query).scalars())
+    named = [column.id.startswith(each, autoescape=True) for each in ids]
+    return list(tx.execute(query.where(or_(*named) if named else column.flag == "")).scalars())
 
 
 def select_deliveries(
@@ -281,7 +283,10 @@ def select_deliveries(
     rule: str = "",
     since: float | None = None,
 ) -> list[int]:
-    """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states` that can be sent."""
+    """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states` that can be sent.
+
+    Where images were taken back only who names a job means it.
+    """
     column, job = schema.delivery.c, schema.job.c
     query = (
         select(column.id)
@@ -293,9 +298,8 @@ def select_deliveries(
         query = query.where(chosen == value) if value else query
     if since is not None:
         query = query.where(column.created_at >= since)
-    if job_ids:
-        query = query.where(or_(*(column.job_id.startswith(each, autoescape=True) for each in job_ids)))
-    return list(tx.execute(query).scalars())
+    named = [column.job_id.startswith(each, autoescape=True) for each in job_ids]
+    return list(tx.execute(query.where(or_(*named) if named else job.flag == "")).scalars())
 
 
 def purged_jobs(tx: Connection, ids: Sequence[str], *, images: bool) -> list[str]:
