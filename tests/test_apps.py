@@ -30,6 +30,7 @@ from radnode.run.process import process
 from radnode.run.tools import run_app
 from radnode.settings import load as load_settings
 from radnode.testing.phantom import head_ct
+from tests.results import enhanced
 
 REPO = Path(__file__).parents[1]
 CATALOG = apps.find(REPO / "apps")
@@ -108,6 +109,7 @@ def test_results_say_that_they_are_a_demonstration(tmp_path: Path) -> None:
         ({"ContrastBolusAgent": "Iohexol"}, "contrast-enhanced"),
         ({"Modality": "MR"}, "modality is MR, not CT"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+        ({"RescaleType": "Z_EFF"}, "its values are no Hounsfield units but Z_EFF"),
         ({"slices": 7}, "7 slices, fewer than 8"),
     ],
     ids=str,
@@ -117,6 +119,25 @@ def test_unsuitable_series_are_declined_with_the_reason(tmp_path: Path, how: dic
     manifest = process(HYPERDENSE(), assignment(HYPERDENSE, tmp_path / "in"), tmp_path / "out", silent)
     assert (manifest["state"], manifest["reason"], manifest["objects"]) == ("declined", reason, [])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["hyperdense", "hemorrhage"])
+def test_an_enhanced_multi_frame_head_has_the_results_of_its_slices(tmp_path: Path, name: str) -> None:
+    files = head_ct(tmp_path / "slices", slices=20, size=64, bleed_ml=30)
+    (tmp_path / "frames").mkdir()
+    enhanced(files, tmp_path / "frames" / "all.dcm")
+    app, found = CATALOG.get(name), []
+    for form in ("slices", "frames"):
+        (run,) = run_local(app, tmp_path / form, {}, tmp_path / f"out-{form}")
+        assert run.declined == ""
+        found.append((measured(run), [path.name for path in run.files]))
+    assert found[0] == found[1]
+
+
+def test_a_report_says_that_a_series_was_resampled(tmp_path: Path) -> None:
+    head_ct(tmp_path / "in", slices=20, size=64, missing=[9])
+    (run,) = run_local(HYPERDENSE, tmp_path / "in", {}, tmp_path / "out")
+    assert b"unevenly spaced, 5.00 to 10.00 mm: between its slices" in run.files[0].read_bytes()
 
 
 # ---- the test app --------------------------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ def test_a_paused_destination_gets_nothing_until_it_is_resumed(
 
 def test_apps_lists_the_options(idle: Node) -> None:
     shown = idle.cli("apps")
-    assert "hyperdense 1.0.0" in shown
+    assert "hyperdense 1.1.0" in shown
     assert "threshold_hu = 60" in shown
     listed = {each["name"]: each for each in idle.json("apps")}
     assert listed["hyperdense"]["options"]["threshold_hu"]["default"] == 60

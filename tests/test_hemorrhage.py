@@ -182,6 +182,8 @@ def test_the_node_asks_a_sites_model_by_name_and_counts_it(
         ({"missing": [8, 9, 10]}, "images are missing: a gap of 20.0 mm, the others are 5.0 mm"),
         ({"spacing": 1.0, "slices": 40}, "covers 39 mm, less than 70"),
         ({"RescaleIntercept": -4000}, "shows no head: 0.0% of its pixels are denser than -150 HU"),
+        ({"RescaleIntercept": None}, "its values are no Hounsfield units (RescaleSlope, RescaleIntercept)"),
+        ({"RescaleType": "Z_EFF"}, "its values are no Hounsfield units (RescaleType Z_EFF)"),
         ({"SamplesPerPixel": 3}, "its images are in colour"),
     ],
     ids=str,

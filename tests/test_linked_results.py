@@ -30,8 +30,10 @@ from radnode import (
 from radnode.dicom.encode import encode
 from radnode.dicom.encode.check import check
 from radnode.dicom.masks import mask_on_source
+from radnode.dicom.volume import read_series
 from radnode.domain.errors import ResultError
-from tests.results import JOB, only, phantom, raw_object, written
+from radnode.testing.phantom import head_ct
+from tests.results import JOB, enhanced, only, phantom, raw_object, written
 
 
 def blob(series: Series, *, at: int = 0) -> np.ndarray:
@@ -191,8 +193,20 @@ def test_key_images_name_images_and_captures(tmp_path: Path) -> None:
         series.instances[1].SOPInstanceUID,
         found["sc"].SOPInstanceUID,
     ]
+    listed = found["ko"].CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [each.SeriesInstanceUID for each in listed] == [series.SeriesInstanceUID, found["sc"].SeriesInstanceUID]
+    assert [len(each.ReferencedSOPSequence) for each in listed] == [1, 1]
     with pytest.raises(ResultError, match="was not yielded"):
         only([KeyImages([page])], series)
+    with pytest.raises(ResultError, match="would take images back"):
+        only([KeyImages([series.first], Code("113001", "DCM", "Rejected for Quality Reasons"))], series)
+
+
+def test_key_images_name_the_frames_of_a_multi_frame_image(tmp_path: Path) -> None:
+    (series,) = read_series([enhanced(head_ct(tmp_path, slices=3, size=16), tmp_path / "all.dcm")])
+    document = made(tmp_path, [KeyImages(series.planes[1:])], series)["ko"]
+    items = [each.ReferencedSOPSequence[0] for each in document.ContentSequence if each.ValueType == "IMAGE"]
+    assert [each.ReferencedFrameNumber for each in items] == [each.frame for each in series.planes[1:]]
 
 
 def test_a_pdf_comes_out_as_it_went_in_and_figures_always_alike(tmp_path: Path) -> None:

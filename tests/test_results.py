@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from radnode import (
     Code,
+    EncapsulatedPdf,
     Finding,
     Measurement,
     MeasurementReport,
@@ -160,20 +161,23 @@ def test_an_overlay_shows_the_slice_in_its_window_and_the_mask_in_colour(tmp_pat
 
 def test_a_capture_says_where_its_edges_are_and_what_its_source_has_lost(tmp_path: Path) -> None:
     lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12.5"}
-    files = head_ct(tmp_path / "in", slices=1, size=16, Laterality="L", **lossy)
+    files = head_ct(tmp_path / "in", slices=1, size=16, Laterality="L", ImageLaterality="L", **lossy)
     (series,) = read_series(files)
     mask = np.ones((1, 16, 16), bool)
     results = [
         SecondaryCapture.overlay(series.volume(), mask, window=(40, 80)),
         Segmentation([Segment("Anything", mask)]),
         ParametricMap(mask * 1.0, "Something"),
+        EncapsulatedPdf(b"%PDF-1.4"),
     ]
     capture, *others = written(tmp_path / "out", results, series)
     ds = pydicom.dcmread(capture)
     assert list(ds.PatientOrientation) == list(series.first.orientation) == ["L", "P"]
+    assert ds.ImageLaterality == "L"
     for path in (capture, *others):
         ds = pydicom.dcmread(path)
-        assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio, ds.Laterality) == ("01", 12.5, "L")
+        assert ds.Laterality == "L"
+        assert ds.Modality == "DOC" or (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", 12.5)
         assert check(path, series.first.path) == []
 
 

@@ -181,6 +181,24 @@ def test_the_rescale_of_each_slice_is_its_own(tmp_path: Path) -> None:
     assert sitk.GetArrayFromImage(series.volume())[1] == pytest.approx(stored * 2.0 + 10)
 
 
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_ct_that_does_not_say_how_to_get_hounsfield_units_makes_no_volume(tmp_path: Path, keyword: str) -> None:
+    paths = head_ct(tmp_path, slices=3, size=16)
+    edit(paths[1], **{keyword: None})
+    with pytest.raises(PixelsError, match="has no Hounsfield units"):
+        read_series(paths)[0].volume()
+    for path in paths:
+        edit(path, Modality="MR", **{keyword: None})
+    assert read_series(paths)[0].volume().GetSize() == (16, 16, 3)
+
+
+def test_values_that_do_not_end_where_they_should_are_refused(tmp_path: Path) -> None:
+    (path,) = head_ct(tmp_path, slices=1, size=16)
+    edit(path, HighBit=15)
+    with pytest.raises(PixelsError, match="end at bit 15, not at 11"):
+        read_series([path])[0].first.pixels()
+
+
 def test_nifti_has_the_same_voxels_at_the_same_places_in_ras(tmp_path: Path) -> None:
     series = phantom(tmp_path, size=32, tilt=10)
     volume = series.volume()

@@ -54,7 +54,8 @@ def _thumbnails(page: Image.Image, draw: ImageDraw.ImageDraw, y: int, scores: Sc
         _letters(draw, x, top, each.image.orientation)
         name = max(CLASSES[1:], key=each.probabilities.__getitem__)
         above = each.probabilities["any"] >= scores.threshold
-        shown = f"image {each.image.text('InstanceNumber')}: {each.probabilities['any']:.0%}"
+        image = f"frame {each.image.frame}" if each.image.frame else f"image {each.image.text('InstanceNumber')}"
+        shown = f"{image}: {each.probabilities['any']:.0%}"
         shown += f", most {name}" if above else ""
         draw.text((x, top + THUMB + 4), shown, ALARM if above else TEXT, _font(15))
 

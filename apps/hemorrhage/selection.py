@@ -12,12 +12,15 @@ HOLE = 3.0
 """A gap of more than this many times the median: slices are missing, and a bleed may be where they were."""
 THICKEST_MM = 10.0
 USUAL_MM = 5.0
+HOUNSFIELD = ("HU", "US")
+"""US, unspecified, is what old scanners say."""
 SHARP = ("BONE", "EDGE", "SHARP", "LUNG", "DETAIL")
 
 
 def pick(source: Series | Study) -> tuple[Series, list[str]]:
     """The series to judge, with remarks for the report. Raises Declined, with every series' reason."""
-    choices = list(source) if isinstance(source, Study) else [source]
+    given = list(source) if isinstance(source, Study) else [source]
+    choices = [Series(each.planes, each.reader) for each in given]  # of a multi-frame image its frames
     reasons = [unsuitable(each) for each in choices]
     suitable = [each for each, reason in zip(choices, reasons, strict=True) if not reason]
     if not suitable:
@@ -43,6 +46,10 @@ def unsuitable(series: Series) -> str:
         return "not from the scanner itself (SECONDARY)"
     if series.distinct("ContrastBolusAgent"):
         return "contrast-enhanced"
+    if any(each.get(keyword) is None for each in series for keyword in ("RescaleSlope", "RescaleIntercept")):
+        return "its values are no Hounsfield units (RescaleSlope, RescaleIntercept)"
+    if first.get("RescaleType", "HU") not in HOUNSFIELD:
+        return f"its values are no Hounsfield units (RescaleType {first.text('RescaleType')})"
     if len(series) < FEWEST_SLICES:
         return f"{len(series)} slices, fewer than {FEWEST_SLICES}"
     thickness = first.get("SliceThickness")

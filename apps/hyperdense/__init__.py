@@ -16,7 +16,7 @@ class HyperdenseOptions(AppOptions):
 
 
 class HyperdenseVolume(App[HyperdenseOptions]):
-    name, version = "hyperdense", "1.0.0"
+    name, version = "hyperdense", "1.1.0"
     description = "Volume of hyperdense tissue inside the skull. A demonstration, not for diagnosis."
 
     def process(self, series: Series, options: HyperdenseOptions):
@@ -25,10 +25,13 @@ class HyperdenseVolume(App[HyperdenseOptions]):
         decline_unsuitable(series)
         volume = series.volume()
         mask = hyperdense(volume, options.threshold_hu, options.upper_hu, options.speck_ml)
+        said = f"{self.description} Counted: {options.threshold_hu:g} to {options.upper_hu:g} HU."
+        if volume.HasMetaDataKey("resampled"):
+            said += f" The series is {volume.GetMetaData('resampled')}: between its slices values were interpolated."
         yield MeasurementReport(
             [Measurement.volume_ml("Hyperdense volume", mask)],
             description="volume (demonstration)",
-            comment=f"{self.description} Counted: {options.threshold_hu:g} to {options.upper_hu:g} HU.",
+            comment=said,
         )
         yield SecondaryCapture.overlay(volume, mask, window=(40, 80), description="overlay (demonstration)")
 
@@ -40,5 +43,7 @@ def decline_unsuitable(series: Series) -> None:
         raise Declined("a localizer")
     if series.distinct("ContrastBolusAgent"):
         raise Declined("contrast-enhanced")
-    if len(series) < FEWEST_SLICES:
-        raise Declined(f"{len(series)} slices, fewer than {FEWEST_SLICES}")
+    if series.planes[0].get("RescaleType", "HU") not in ("HU", "US"):  # US, unspecified, is what old scanners say
+        raise Declined(f"its values are no Hounsfield units but {series.planes[0].text('RescaleType')}")
+    if len(series.planes) < FEWEST_SLICES:
+        raise Declined(f"{len(series.planes)} slices, fewer than {FEWEST_SLICES}")

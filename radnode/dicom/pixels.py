@@ -19,6 +19,12 @@ from radnode.domain.study import Instance
 
 def stored(instance: Instance) -> NDArray[Any]:
     """Decoded stored values; colour as RGB. Raises PixelsError."""
+    bits, high = instance.get("BitsStored"), instance.get("HighBit")
+    if isinstance(bits, int) and isinstance(high, int) and high != bits - 1:  # decoders take it for what it is not
+        raise PixelsError(
+            f"image {instance.SOPInstanceUID}: its values end at bit {high}, not at {bits - 1} (HighBit, PS3.5 8.1.1)",
+            remedy="have the sender push it as the standard wants it",
+        )
     index = instance.frame - 1 if instance.frame else None
     try:
         if _syntax(instance.path) == DeflatedExplicitVRLittleEndian:  # pydicom seeks in the file, which is no use here

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from radnode.dicom import geometry, pixels
 from radnode.dicom.frames import attributes, frames_of
-from radnode.domain.errors import GeometryError, NotDicomError
+from radnode.domain.errors import GeometryError, NotDicomError, PixelsError
 from radnode.domain.study import Instance, Series
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class FileReader:
         Its meta data name the series, and under `resampled` why it is not the source's own grid, where it is not.
         """
         grid = geometry.grid(series, irregular)
+        _refuse_unitless(series)
         first = series.planes[0]
         stack = np.empty((len(series.planes), int(first.get("Rows")), int(first.get("Columns"))), np.float32)
         for index, instance in enumerate(series.planes):
@@ -106,6 +107,16 @@ def image_on(grid: geometry.Grid, array: NDArray[Any]) -> sitk.Image:
     image.SetOrigin([float(each) for each in grid.origin])
     image.SetDirection(grid.direction)
     return image
+
+
+def _refuse_unitless(series: Series) -> None:
+    """Stored values that pass for Hounsfield units are off by a thousand, and nothing shows it (PS3.3 C.8.2.1)."""
+    for each in series.planes if series.first.get("Modality") == "CT" else ():
+        if each.get("RescaleSlope") is None or each.get("RescaleIntercept") is None:
+            raise PixelsError(
+                f"image {each.SOPInstanceUID} has no Hounsfield units: a CT without RescaleSlope or RescaleIntercept",
+                remedy="have the sender push the original images; instance.pixels() has their stored values",
+            )
 
 
 def _resampled(stack: NDArray[np.float32], grid: geometry.Grid) -> NDArray[np.float32]:

@@ -9,6 +9,8 @@ from pydicom.sequence import Sequence
 
 from radnode.dicom.encode import common
 from radnode.dicom.encode.common import Context
+from radnode.dicom.encode.links import Reference
+from radnode.domain.study import Instance
 
 _DOCUMENTS = "1.2.840.10008.5.1.4.1.1.88."
 """Structured reports, by the root of their classes."""
@@ -16,12 +18,18 @@ _DOCUMENTS = "1.2.840.10008.5.1.4.1.1.88."
 
 def add(ds: Dataset, context: Context) -> None:
     """Every instance of the job's input, and every object made of it so far, by study and series."""
+    add_only(ds, context, (*context.instances, *context.links.made))
+
+
+def add_only(ds: Dataset, context: Context, named: Iterable[Instance | Reference]) -> None:
+    """These alone: a Key Object Selection lists what its content refers to, and no more (PS3.3 table C.17.6-2)."""
     by_series: dict[str, dict[str, Dataset]] = {}
-    for series in context.all_series:
-        for each in series:
-            by_series.setdefault(series.SeriesInstanceUID, {})[each.SOPInstanceUID] = common.sop_reference(each)
-    for made in context.links.made:
-        by_series.setdefault(made.series_instance_uid, {})[made.sop_instance_uid] = made.item()
+    for each in named:
+        if isinstance(each, Reference):
+            by_series.setdefault(each.series_instance_uid, {})[each.sop_instance_uid] = each.item()
+        else:
+            item = common.sop_reference(each)
+            by_series.setdefault(each.text("SeriesInstanceUID"), {})[each.SOPInstanceUID] = item
     ds.CurrentRequestedProcedureEvidenceSequence = Sequence(
         [_study(context.source.StudyInstanceUID, {uid: items.values() for uid, items in by_series.items()})]
     )

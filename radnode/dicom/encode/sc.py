@@ -28,7 +28,7 @@ from radnode.domain.study import Instance, Series
 SERIES_NUMBER = 9001
 _GEOMETRY = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient",
-    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
+    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ImageLaterality",
 )  # fmt: skip
 _WRITTEN_ON = tuple(f"1.2.840.10008.5.1.4.1.1.{each}" for each in ("3.1", "6.1", "7", "77.1"))
 """Roots of the classes of ultrasound, captures and visible light, whose makers write names into pictures."""
