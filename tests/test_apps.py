@@ -137,7 +137,8 @@ def test_an_enhanced_multi_frame_head_has_the_results_of_its_slices(tmp_path: Pa
 def test_a_report_says_that_a_series_was_resampled(tmp_path: Path) -> None:
     head_ct(tmp_path / "in", slices=20, size=64, missing=[9])
     (run,) = run_local(HYPERDENSE, tmp_path / "in", {}, tmp_path / "out")
-    assert b"unevenly spaced, 5.00 to 10.00 mm: between its slices" in run.files[0].read_bytes()
+    (report,) = (each for each in run.files if each.name.startswith("sr"))
+    assert b"unevenly spaced, 5.00 to 10.00 mm: between its slices" in report.read_bytes()
 
 
 # ---- the test app --------------------------------------------------------------------------------------------------
