@@ -323,6 +323,25 @@ def test_a_correction_before_the_job_ran_makes_it_run_on_the_corrected_copies(de
     assert (first.state, second.state, second.reissues, second.supersedes) == ("cancelled", "waiting", "", "")
 
 
+@pytest.mark.parametrize("late", ["rerun", "hold"])
+def test_images_of_another_patient_hold_the_job_until_they_are_corrected(
+    desk: Desk, tmp_path: Path, late: str
+) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.route(with_late(late))
+    desk.push(files[:3])
+    desk.run()
+    desk.push(edited(files[3:], tmp_path / "stray", PatientID="STRAY"))
+    assert (desk.states(), desk.sent()) == (["done", "held"], [("a", "waiting")])
+    assert desk.study()["state"] == "attention"
+    assert desk.study()["jobs"][1]["error"].startswith("its images name several patients")
+    desk.deliver()
+    desk.push(files[3:])
+    first, held, last = desk.jobs()
+    assert (held.state, last.state) == ("cancelled", "waiting" if late == "rerun" else "held")
+    assert (held.superseded_by, last.supersedes) == (last.id, first.id)
+
+
 def test_corrected_pixels_are_computed_again(desk: Desk, tmp_path: Path) -> None:
     files = small_ct(tmp_path / "study", 1)
     desk.push(files)

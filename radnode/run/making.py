@@ -15,6 +15,7 @@ from radnode.settings import Settings
 from radnode.state import generations, intake, jobs, notices, notifications, purges
 from radnode.state.ledger import Record, Transaction, note
 
+SEVERAL_PATIENTS = "its images name several patients -> correct that in the PACS, and push the study again"
 _NOT_YET = (JobState.HELD, JobState.CANCELLED)
 """A job in one of these takes nobody's place: a person has not let it, or has stopped it."""
 
@@ -84,12 +85,13 @@ class Making:
             jobs.join(tx, new)
         else:
             step = Step.RUN
-            if former:
-                step, new = _following(tx, match, former[0], new)
+            proper = [each for each in former if each.error != SEVERAL_PATIENTS]
+            if proper:
+                step, new = _following(tx, match, proper[0], new)
             if match.held:
                 step = Step.HOLD
             if step is Step.LEAVE:
-                match.note(tx, "nothing to do again", job_id=former[0].id, why=new.why)
+                match.note(tx, "nothing to do again", job_id=proper[0].id, why=new.why)
                 return []
             state = JobState.HELD if step is Step.HOLD else JobState.WAITING
             jobs.create(tx, new, state=state.value, error=match.held or new.why if step is Step.HOLD else "")
@@ -192,7 +194,7 @@ def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:
 def _of_one_patient(match: Match) -> Match:
     """The match, held where its images name several patients: what an app makes of them has one name on it."""
     named = {values for filed in match.chosen for values in filed.series.distinct("PatientID") if any(values)}
-    return match.hold(f"its images name {len(named)} patients") if len(named) > 1 else match
+    return match.hold(SEVERAL_PATIENTS) if len(named) > 1 else match
 
 
 def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) -> tuple[Step, jobs.NewJob]:
