@@ -193,13 +193,13 @@ def test_the_manifest_names_every_object_and_the_same_job_makes_the_same_bytes(t
 def test_declining_late_takes_back_what_was_yielded_and_nothing_else(tmp_path: Path) -> None:
     def make(series: Any) -> Iterator[Any]:
         yield SecondaryCapture(np.zeros((4, 4), np.uint8))
-        raise Declined("thought better of it")
+        raise Declined("thought better of it", remedy="send thinner slices")
 
     head_ct(tmp_path / "in", slices=1, size=16)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     manifest = process(yielding(make)(), assignment(yielding(make), tmp_path / "in"), tmp_path / "out", silent)
-    assert manifest["reason"] == "thought better of it"
+    assert manifest["reason"] == "thought better of it -> send thinner slices"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"notes.txt", "manifest.json"}
 
 

@@ -66,7 +66,8 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
     except Declined as declined:
         for name in [each["file"] for each in manifest["objects"]] + manifest["files"]:
             (out_dir / name).unlink()
-        manifest |= {"state": "declined", "reason": declined.message, "objects": [], "files": []}
+        reason = f"{declined.message} -> {declined.remedy}" if declined.remedy else declined.message
+        manifest |= {"state": "declined", "reason": reason, "objects": [], "files": []}
     manifest["seconds"] = clock.seconds
     (out_dir / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
