@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import StringIO
@@ -270,14 +270,24 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+_SCHEMES = {
+    "redis_url": ("redis", "rediss", "unix"),
+    "database_url": ("postgresql", "postgres"),
+    "webhook_url": ("http", "https"),
+}
+
+
 def _checked(settings: Settings) -> Settings:
     def refuse(name: str, fault: str) -> None:
-        remedy = Settings.__dataclass_fields__[name].metadata["doc"]
-        raise SettingsError(f"{variable(name)}={getattr(settings, name)!r}: {fault}", remedy=remedy)
+        about = Settings.__dataclass_fields__[name].metadata
+        shown = "" if about["secret"] else f"={getattr(settings, name)!r}"
+        raise SettingsError(f"{variable(name)}{shown}: {fault}", remedy=about["doc"])
 
     for name in ("port", "http_port", "tls_port", "smtp_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             refuse(name, "no port number")
+    for name, fault in _malformed(settings):
+        refuse(name, fault)
     for name in ("receivers", "workers", "max_associations", "request_timeout", "idle_timeout"):
         if getattr(settings, name) < 1:
             refuse(name, "must be at least 1")
@@ -303,8 +313,15 @@ def _checked(settings: Settings) -> Settings:
     ):
         if getattr(settings, name) and not getattr(settings, needed):
             refuse(name, f"needs {variable(needed)}")
+    return settings
+
+
+def _malformed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Settings whose text cannot be what it is to be, with the fault."""
+    for name, schemes in _SCHEMES.items():
+        if (url := getattr(settings, name)) and not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", url):
+            yield name, f"has to begin with {' or '.join(f'{each}://' for each in schemes)}"
     try:
         _ = settings.zone
     except (ZoneInfoNotFoundError, ValueError):
-        refuse("tz", "no time zone of that name")
-    return settings
+        yield "tz", "no time zone of that name"

@@ -96,7 +96,24 @@ def _set_up_logs(settings: Settings, part: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(part=part)
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s", force=True)
+    _set_up_logs_of_others([*shared, structlog.stdlib.add_logger_name], last)
+
+
+def _set_up_logs_of_others(shared: list[Processor], last: list[Processor]) -> None:
+    """What libraries say, from ERROR on: in the same form as all other lines.
+
+    pydicom's warnings hold values of patients. What pynetdicom calls an error, such as a peer that answers no queries,
+    we judge, and say, ourselves.
+    """
+    handler = logging.StreamHandler(_Stderr())
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 
 class _Stderr:

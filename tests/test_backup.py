@@ -44,6 +44,9 @@ def test_a_copy_of_the_ledger_is_a_ledger(desk: Desk, tmp_path: Path) -> None:
     restored.ready()
     restored.close()
     assert act.backup(desk.settings, home).name.startswith("ledger-2")
+    for place, fault in ((desk.ledger.file, "the ledger itself"), (tmp_path / "nowhere" / "x", "cannot be written")):
+        with pytest.raises(LedgerError, match=fault):
+            act.backup(desk.settings, place)
 
 
 def test_after_a_loss_nothing_is_made_until_a_person_releases_the_study(desk: Desk, tmp_path: Path) -> None:

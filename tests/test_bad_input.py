@@ -105,6 +105,9 @@ def test_an_env_file_that_is_a_folder_is_refused(idle: Node) -> None:
 def test_a_home_that_cannot_be_written_is_refused(idle: Node) -> None:
     idle.home.write_text("a file where a folder has to be")
     radnode(idle, "up").refused(f"RADNODE_HOME={idle.home} cannot be written")
+    checked = radnode(idle, "check")
+    assert checked.code == 1
+    assert f"{idle.home} is no folder that can be written" in checked.said
 
 
 def test_the_commands_that_look_say_where_there_is_no_node(idle: Node) -> None:

@@ -353,6 +353,13 @@ def test_phantom_send_and_echo_work_together(node: Node, sink: SinkPacs, tmp_pat
     assert "cannot be reached" in failed(node, "echo", f"X@127.0.0.1:{free_port()}")
 
 
+def test_a_phantom_that_cannot_be_made_is_an_error_that_names_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    failed = CliRunner().invoke(app, ["phantom", str(tmp_path / "file" / "x")])
+    assert f"{tmp_path / 'file' / 'x'} cannot be made: Not a directory" in str(failed.exception)
+    assert CliRunner().invoke(app, ["phantom", str(tmp_path / "x"), "--slices", "0"]).exit_code == 2
+
+
 def test_an_unknown_command_or_option_is_a_usage_error(idle: Node) -> None:
     idle.cli("stduies", code=2)
     idle.cli("studies", "--colour", code=2)

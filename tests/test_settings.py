@@ -62,6 +62,9 @@ def test_an_empty_value_means_the_default(dotenv: Path) -> None:
         ("RADNODE_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("RADNODE_DURABILITY", "hope", "fsync, flush"),
         ("RADNODE_MAX_PDU", "10", "between 4096"),
+        ("REDIS_URL", "127.0.0.1:6379", "redis:// or rediss:// or unix://"),
+        ("DATABASE_URL", "sqlite:///x.db", "postgresql:// or postgres://"),
+        ("WEBHOOK_URL", "hook.hospital.org", "http:// or https://"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_what_the_setting_means(
@@ -71,6 +74,10 @@ def test_a_value_that_cannot_be_used_is_refused_with_what_the_setting_means(
     assert name in error.message
     assert said in error.message
     assert error.remedy
+
+
+def test_a_url_that_cannot_be_used_is_not_shown_for_it_may_hold_a_password(dotenv: Path) -> None:
+    assert "sesame" not in str(fault({"DATABASE_URL": "mysql://u:sesame@db/radnode"}, dotenv))
 
 
 def test_a_fault_in_dotenv_names_its_file_and_line(dotenv: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -61,6 +62,15 @@ def complain(error: RadnodeError, code: int) -> NoReturn:
     err.print("error:", style="bold red", end=" ")
     err.print(str(error), markup=False, highlight=False)
     sys.exit(code)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Says which file or folder it was that could not be made."""
+    try:
+        yield
+    except OSError as error:
+        raise RadnodeError(f"{error.filename} cannot be made: {error.strerror}", remedy="name another place") from None
 
 
 def load_settings() -> Settings:

@@ -16,6 +16,7 @@ from radnode.cli.common import (
     load_settings,
     out,
     show,
+    writing,
 )
 
 
@@ -39,7 +40,9 @@ def new_app(name: Annotated[str, typer.Argument(help="What routing.yaml will cal
     from radnode.run.new_app import new_app
 
     settings = load_settings()
-    for path in new_app(settings.apps, name, apps.find(settings.apps).names()):
+    with writing():
+        made = new_app(settings.apps, name, apps.find(settings.apps).names())
+    for path in made:
         out.print(str(path), markup=False, highlight=False)
 
 
@@ -56,7 +59,9 @@ def run(
     name: Annotated[str, typer.Argument(metavar="APP", help="The app's name.")],
     path: Annotated[Path, typer.Argument(help="A folder of DICOM files.", exists=True)],
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the app.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the results go.")] = Path("results"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where the results go: a folder.", file_okay=False)
+    ] = Path("results"),
     series: Annotated[str, typer.Option(help="Only this series: its description (*, ?), number or UID.")] = "",
     level: Annotated[str, typer.Option(help="series or study; default: what the app takes.")] = "",
     inputs: Annotated[
@@ -105,10 +110,11 @@ def echo(
 @app.command(rich_help_panel=TOOLS)
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("phantom"),
-    slices: Annotated[int, typer.Option(help="How many images.")] = 28,
-    size: Annotated[int, typer.Option(help="Rows and columns.")] = 512,
+    slices: Annotated[int, typer.Option(help="How many images.", min=1)] = 28,
+    size: Annotated[int, typer.Option(help="Rows and columns.", min=1)] = 512,
 ) -> None:
     """Makes a phantom head CT with a bleed of known volume, to try things with."""
     from radnode.run import tools
 
-    out.print(tools.phantom(folder, slices, size), markup=False)
+    with writing():
+        out.print(tools.phantom(folder, slices, size), markup=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -106,8 +108,9 @@ class Demo:
         self.out.print(f"{len(files)} results arrived in the sink: {self.sink.folder}", markup=False, highlight=False)
         for each in [*files[:4], *pictures[:1], *pictures[len(pictures) // 2 : len(pictures) // 2 + 1]]:
             self.out.print(f"  {each}", markup=False, highlight=False)
+        typed = sys.argv[0] if Path(sys.argv[0]).name == "radnode" else "radnode"  # it need not be in the PATH
         self.out.print(
-            f"look again: RADNODE_HOME={self.settings.home} radnode studies --json", markup=False, highlight=False
+            f"look again: RADNODE_HOME={self.settings.home} {typed} studies", markup=False, highlight=False
         )
 
     def _say(self, stage: str, text: str) -> None:

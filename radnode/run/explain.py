@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +126,10 @@ class Finding:
 
 
 def check(settings: Settings, catalog: Catalog, *, with_echo: bool = False) -> tuple[Finding, ...]:
-    """Looks at the TLS files, what holds apps in, the apps, the routing file and, `with_echo`, at its destinations."""
+    """Looks at the home, the ports, what holds apps in, the apps, the routing file and, `with_echo`, destinations."""
     return (
-        *_check_tls(settings),
+        *_check_home(settings),
+        *_check_ports(settings),
         _check_walls(settings),
         *_check_apps(catalog),
         *_check_routing(settings, catalog, with_echo),
@@ -139,8 +141,16 @@ def render_findings(findings: tuple[Finding, ...]) -> RenderableType:
     return Group(*(Text.assemble(marks[each.state], " ", each.message) for each in findings))
 
 
-def _check_tls(settings: Settings) -> Iterator[Finding]:
+def _check_home(settings: Settings) -> Iterator[Finding]:
+    there = next(each for each in (settings.home, *settings.home.parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield Finding("problem", f"RADNODE_HOME={settings.home}: {there} is no folder that can be written")
+
+
+def _check_ports(settings: Settings) -> Iterator[Finding]:
     if not settings.tls_port:
+        if not settings.port:
+            yield Finding("problem", "there is no DICOM port: set RADNODE_PORT or RADNODE_TLS_PORT")
         return
     try:
         tls_of(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,10 +138,19 @@ class Ledger:
         if self.file is None:
             where = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
             raise LedgerError("PostgreSQL has its own tools", remedy=f"pg_dump --format=custom --file={target} {where}")
+        if target.exists() and target.samefile(self.file):
+            raise LedgerError(f"{target} is the ledger itself", remedy="name another file, best on another disk")
         part = target.with_name(f"{target.name}.part")
-        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(part)) as copy:
-            source.backup(copy)
-        part.rename(target)
+        try:
+            with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(part)) as copy:
+                source.backup(copy)
+            part.rename(target)
+        except (sqlite3.Error, OSError) as error:
+            with suppress(OSError):
+                part.unlink()
+            raise LedgerError(
+                f"{target} cannot be written: {error}", remedy="name a file in a folder that is there and has room"
+            ) from None
         crash.point("copied")
 
 
