@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radnode.domain.generations import Asked, Step, next_step
 from radnode.domain.jobs import JobState
+from radnode.run import act
 from radnode.state import claims, deliveries, generations, jobs, schema
 from tests.databases import rows
 from tests.desk import Desk
@@ -181,6 +182,19 @@ def test_a_held_job_that_a_person_cancels_leaves_the_result_there_is(desk: Desk,
     desk.push(files)
     assert desk.states() == ["done", "cancelled"]
     assert desk.sent() == [("a", "waiting")]
+
+
+def test_a_failed_job_that_is_cancelled_waits_for_nobody_and_can_be_retried(desk: Desk, tmp_path: Path) -> None:
+    desk.push(small_ct(tmp_path / "study", 1))
+    job = desk.start()
+    with desk.ledger.begin() as tx:
+        claims.fail(tx, job, "out of memory")
+    assert desk.study()["state"] == "attention"
+    chosen = act.Filter(state="failed")
+    assert act.cancel(desk.settings, chosen, dry_run=True) == act.cancel(desk.settings, chosen) == [f"job {job.id}"]
+    assert (desk.states(), desk.study()["state"]) == (["cancelled"], "done")
+    assert [each["job"] for each in desk.events("cancelled")] == [job.id]
+    assert act.retry(desk.settings, act.Filter((job.id,))) == [f"job {job.id}"]
 
 
 def test_notes_and_pictures_made_of_a_study_are_no_late_images(desk: Desk, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def cancel(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stops waiting and running jobs."""
+    """Stops waiting and running jobs, drops held ones, and settles failed ones: they wait for nobody any more."""
     from radnode.run import act
 
     chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")

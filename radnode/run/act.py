@@ -109,9 +109,14 @@ def release(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> lis
 
 
 def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
-    """Stops waiting, running and held jobs; says which."""
+    """Stops waiting, running and held jobs, and settles failed ones; says which."""
     chosen.checked()
-    return _acting(settings, lambda tx: _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run))
+
+    def act(tx: Transaction) -> list[str]:
+        stopped = _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run)
+        return stopped + _jobs(tx, chosen, ("failed",), holds.settle, dry_run)
+
+    return _acting(settings, act)
 
 
 def promote(settings: Settings, rule: str, since: str = "", *, dry_run: bool = False) -> list[str]:

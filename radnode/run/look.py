@@ -231,7 +231,7 @@ def _remedies(job: View) -> Iterator[str]:
     elif job["state"] == "held":
         yield f"radnode release {short}  runs it; radnode cancel {short}  drops it"
     elif job["state"] == "failed":
-        yield f"radnode retry {short}  runs it again"
+        yield f"radnode retry {short}  runs it again; radnode cancel {short}  leaves it at that"
     if job["flag"]:
         yield f"{job['flag']} -> see to its results in the PACS, then radnode release {short}"
 

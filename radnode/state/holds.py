@@ -1,4 +1,4 @@
-"""What waits for a person besides jobs: studies held back as a whole, and results whose images were rejected."""
+"""What waits for a person: studies held back as a whole, results whose images were rejected, failed jobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, and_, exists, or_, select, update
 
 from radnode.state import schema
 from radnode.state.intake import RECEIVING
+from radnode.state.jobs import CANCELLED, FAILED
 from radnode.state.ledger import insert_new, note, take_turns
 
 _study, _job, _node = schema.study.c, schema.job.c, schema.node.c
@@ -78,4 +79,13 @@ def unflag(tx: Connection, job_id: str, who: str) -> bool:
     job = tx.execute(update(schema.job).where(flag).values(flag="").returning(schema.job)).first()
     if job is not None:
         note(tx, "seen to", study_id=job.study_id, series_id=job.series_id, job_id=job_id, who=who)
+    return job is not None
+
+
+def settle(tx: Connection, job_id: str, who: str) -> bool:
+    """A person has seen that a job failed, and leaves it at that."""
+    failed = and_(_job.id == job_id, _job.state == FAILED)
+    job = tx.execute(update(schema.job).where(failed).values(state=CANCELLED).returning(schema.job)).first()
+    if job is not None:
+        note(tx, "cancelled", study_id=job.study_id, series_id=job.series_id, job_id=job_id, who=who)
     return job is not None
