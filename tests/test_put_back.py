@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, select, update
+import pytest
+from sqlalchemy import delete, func, insert, select, update
 
+from radnode.dicom.rejection import KEY_OBJECT_SELECTION
+from radnode.run import published
 from radnode.run.published import ORIGIN, describe
 from radnode.state import jobs, origins, schema
 from radnode.state.origins import Ended, origin_of
+from radnode.state.spool import Spool
 from tests.databases import rows
 from tests.desk import TEST_APP, Desk
 from tests.road import small_ct
 
+TIMES = {"first_received_at": 1.0, "last_received_at": 1.0}
 OTHER = "{name: other, app: test, send_to: [b]}"
 
 
@@ -35,7 +40,7 @@ def forget_jobs(desk: Desk) -> None:
 
 def put_back(desk: Desk, *some: Ended) -> int:
     with desk.ledger.begin() as tx:
-        return origins.put_back(tx, some[0].origin["StudyInstanceUID"], some)
+        return origins.put_back(tx, some[0].origin["StudyInstanceUID"], some, KEY_OBJECT_SELECTION)
 
 
 def told(desk: Desk) -> list[Any]:
@@ -101,12 +106,49 @@ def test_results_that_had_come_back_are_no_images_of_others(desk: Desk, tmp_path
         assert jobs.made_here(tx, [kept.results[0].sop_instance_uid, "1.2.3"]) == {kept.results[0].sop_instance_uid}
 
 
+def test_where_a_key_object_may_have_taken_the_images_back_a_person_decides(desk: Desk, tmp_path: Path) -> None:
+    desk.push(small_ct(tmp_path / "study", 1))
+    kept = ended(desk, desk.run().id)
+    forget_jobs(desk)
+    with desk.ledger.begin() as tx:  # as if one of the images were a key object that no core has looked at
+        one = select(func.min(schema.instance.c.id)).scalar_subquery()
+        new = {"sop_class_uid": KEY_OBJECT_SELECTION, "generation": 0}
+        tx.execute(update(schema.instance).where(schema.instance.c.id == one).values(new))
+    assert put_back(desk, kept) == 1
+    assert desk.sent() == [("a", "held")]
+    assert [each["state"] for each in desk.study()["deliveries"]] == ["held"]
+
+
+def test_results_with_a_broken_origin_stop_nobody_and_a_sound_one_beside_them_is_put_back(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.push(small_ct(tmp_path / "study", 1))
+    kept = ended(desk, desk.run().id)
+    forget_jobs(desk)
+    spool = Spool(desk.settings.spool)
+    manifest = json.dumps({"state": "done", "reason": "", "objects": [], "files": []})
+    good, bad = dict(kept.origin), {**kept.origin, "StudyInstanceUID": "1.2.3", "inputs": 7, "id": "j" * 32}
+    with desk.ledger.begin() as tx:
+        tx.execute(insert(schema.study).values(study_instance_uid="1.2.3", state="complete", seen=0.0, **TIMES))
+    texts = {each["id"]: json.dumps(each) for each in (good, bad)} | {"a": "[]", "b": "{}", "c": "{"}
+    for name, text in texts.items():
+        (spool.results / name).mkdir()
+        (spool.results / name / ORIGIN).write_text(text)
+        (spool.results / name / "manifest.json").write_text(manifest)
+    (spool.results / "d").mkdir()
+    assert published.put_back(desk.ledger, spool) == 1
+    assert [each.id for each in desk.jobs()] == [good["id"]]
+    said = capsys.readouterr()
+    assert "results cannot be put back" in said.out + said.err
+    assert "say nothing of their job" in said.out + said.err
+
+
 def test_a_job_whose_study_is_gone_is_left_alone(desk: Desk, tmp_path: Path) -> None:
     desk.push(small_ct(tmp_path / "study", 1))
     kept = ended(desk, desk.run().id)
     forget_jobs(desk)
     with desk.ledger.begin() as tx:
-        assert origins.put_back(tx, "1.2.3", [kept]) == 0
+        assert origins.put_back(tx, "1.2.3", [kept], KEY_OBJECT_SELECTION) == 0
     lost_images = Ended({**kept.origin, "inputs": {"1": ["instances/gone.dcm"]}}, "done", "", kept.results)
     assert put_back(desk, lost_images) == 0
     assert desk.jobs() == []

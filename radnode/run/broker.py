@@ -18,6 +18,7 @@ import dramatiq
 import redis
 from dramatiq.broker import Consumer
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import dq_name
 
 from radnode.domain.errors import BrokerError
 from radnode.settings import Settings
@@ -85,7 +86,7 @@ class _QuickBroker(RedisBroker):  # type: ignore[misc] # Dramatiq's stub has non
     """
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 0) -> Consumer:
-        every = _DELAYED_EVERY if queue_name.endswith(".DQ") else _LOOK_EVERY
+        every = _DELAYED_EVERY if queue_name == dq_name(queue_name) else _LOOK_EVERY
         return super().consume(queue_name, prefetch=prefetch, timeout=every)
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from radnode.dicom.rejection import KEY_OBJECT_SELECTION
 from radnode.domain.routing.destinations import FILE
 from radnode.run.child import MANIFEST
 from radnode.state import jobs, origins
-from radnode.state.ledger import Ledger
+from radnode.state.ledger import Ledger, Unavailable
 from radnode.state.origins import Ended, Origin
 from radnode.state.spool import Spool
+from radnode.telemetry import log
 
 ORIGIN = "origin.json"
 
@@ -68,14 +70,24 @@ def put_back(ledger: Ledger, spool: Spool) -> int:
     names = spool.all_published()
     with ledger.read() as tx:
         unsettled = origins.unsettled(tx, names)
-    found = sorted(_ended(spool, unsettled), key=lambda each: (_study_of(each), each.origin["created_at"]))
-    count = 0
-    for study_uid, of_study in itertools.groupby(found, _study_of):
-        ended = list(of_study)
+    found = sorted(_ended(spool, unsettled), key=_order)
+    if mute := len(unsettled) - len(found):
+        log().warning("published results say nothing of their job", results=mute, see="docs/deployment.md, Restore")
+    return sum(_put_study_back(ledger, spool, names, list(each)) for _, each in itertools.groupby(found, _study_of))
+
+
+def _put_study_back(ledger: Ledger, spool: Spool, names: Mapping[str, list[str]], ended: list[Ended]) -> int:
+    """0 where something is wrong with them: core has to start, and all that is lost is that they are put back."""
+    try:
         with ledger.begin("put back") as tx:
-            count += origins.put_back(tx, study_uid, ended)
+            count = origins.put_back(tx, _study_of(ended[0]), ended, KEY_OBJECT_SELECTION)
             for name in (name for each in ended for name in names[each.origin["id"]]):
                 jobs.recognize(tx, [row.sop_instance_uid for row in _rows(spool, name)])  # also what was sent instead
+    except Unavailable:
+        raise
+    except Exception:  # noqa: BLE001
+        log().exception("results cannot be put back", jobs=[each.origin["id"] for each in ended])
+        return 0
     return count
 
 
@@ -83,19 +95,25 @@ def _study_of(ended: Ended) -> str:
     return str(ended.origin["StudyInstanceUID"])
 
 
+def _order(ended: Ended) -> tuple[str, float]:
+    return _study_of(ended), float(ended.origin["created_at"])
+
+
 def _ended(spool: Spool, job_ids: Collection[str]) -> Iterator[Ended]:
-    """Without those that say nothing of their origin: made by an older version, or notices."""
+    """Without those that say nothing of their origin, or not in these words: of another version, or notices."""
     for each in job_ids:
         folder = spool.results / each
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LookupError, TypeError):
             origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
             manifest = read_manifest(folder)
-            yield Ended(origin, manifest["state"], manifest["reason"], rows_of(folder, manifest, spool.root))
+            ended = Ended(origin, manifest["state"], manifest["reason"], rows_of(folder, manifest, spool.root))
+            if origin["id"] == each and _order(ended):
+                yield ended
 
 
 def _rows(spool: Spool, name: str) -> list[jobs.ResultRow]:
     """None where what was published is broken: the worker that looks at it says so."""
     folder = spool.results / name
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, LookupError, TypeError):
         return rows_of(folder, read_manifest(folder), spool.root)
     return []

@@ -111,6 +111,14 @@ def hold(tx: Connection, delivery: Row[Any], reason: str) -> bool:
     return _end(tx, delivery, _unless_withdrawn(HELD), reason) and noted(tx, delivery, "held", reason=reason)
 
 
+def hold_all(tx: Connection, job_id: str, reason: str) -> None:
+    """What waits of a job waits for a person."""
+    mine = and_(_delivery.job_id == job_id, _delivery.state == WAITING)
+    held = update(schema.delivery).where(mine).values(state=HELD, error=reason, finished_at=time.time())
+    for delivery in tx.execute(held.returning(schema.delivery)).all():
+        noted(tx, delivery, "held", reason=reason)
+
+
 def expire(tx: Connection, delivery: Row[Any]) -> bool:
     return _end(tx, delivery, EXPIRED, "older than the rule's `expire`") and noted(tx, delivery, "expired")
 

@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select
+from sqlalchemy import Connection, Row, and_, exists, select
 
 from radnode.domain.jobs import SeriesLabel
-from radnode.state import generations, jobs, schema
+from radnode.state import deliveries, generations, jobs, schema
 from radnode.state.jobs import RUNNING, WAITING, NewJob, ResultRow
 from radnode.state.ledger import chunks, take_turns
 
@@ -63,9 +63,13 @@ class Ended:
     results: Sequence[ResultRow]
 
 
-def put_back(tx: Connection, study_uid: str, ended: Sequence[Ended]) -> int:
+def put_back(tx: Connection, study_uid: str, ended: Sequence[Ended], rejecting: str) -> int:
     """Makes jobs of a study as they had ended, in their order: each in the place of the one before it. What stands in
-    the end is sent, unless the study is held: then not before it is released.
+    the end is sent, unless the study is held: then not before it is released. Where something has come, and is not
+    judged yet, that may take the images back, a person decides.
+
+    Args:
+        rejecting: the SOP class of what takes images back.
 
     Returns how many; without those whose study or images are all gone, and those the ledger knows.
     """
@@ -73,17 +77,21 @@ def put_back(tx: Connection, study_uid: str, ended: Sequence[Ended]) -> int:
     study = tx.execute(select(schema.study).where(schema.study.c.study_instance_uid == study_uid)).first()
     if study is None:
         return 0
-    ids = [each.origin["id"] for each in ended if _put_back(tx, study, each)]
+    of_study = select(schema.series).where(_series.study_id == study.id)
+    series = {row.series_instance_uid: row.id for row in tx.execute(of_study)}
+    ids = [each.origin["id"] for each in ended if _put_back(tx, study, series, each)]
+    may_be_taken_back = _has_unjudged(tx, rejecting, series.values())
     for each in () if study.held else ids:
         job = jobs.get(tx, each)
         if job.superseded_by == "":
             jobs.make_deliveries(tx, job)
+            if may_be_taken_back:
+                deliveries.hold_all(tx, job.id, "put back, and a key object came that may take its images back")
     return len(ids)
 
 
-def _put_back(tx: Connection, study: Row[Any], ended: Ended) -> bool:
+def _put_back(tx: Connection, study: Row[Any], series: Mapping[str, int], ended: Ended) -> bool:
     origin = ended.origin
-    series = {row.series_instance_uid: row.id for row in _series_of(tx, study)}
     inputs = {name: ids for name, paths in origin["inputs"].items() if (ids := _ids(tx, paths))}
     new = _job_of(origin, study, series.get(origin["SeriesInstanceUID"]), inputs)
     if not inputs:
@@ -102,17 +110,17 @@ def _put_back(tx: Connection, study: Row[Any], ended: Ended) -> bool:
     return True
 
 
-def _series_of(tx: Connection, study: Row[Any]) -> Sequence[Row[Any]]:
-    return tx.execute(select(schema.series).where(_series.study_id == study.id)).all()
+def _has_unjudged(tx: Connection, sop_class_uid: str, series_ids: Collection[int]) -> bool:
+    unjudged = and_(_instance.sop_class_uid == sop_class_uid, _instance.generation == 0, ~_instance.own)
+    return bool(tx.execute(select(exists().where(_instance.series_id.in_(series_ids), unjudged))).scalar())
 
 
 def _job_of(origin: Origin, study: Row[Any], series_id: int | None, inputs: dict[str, list[int]]) -> NewJob:
-    kept = {name: origin[name] for name in _KEPT if name != "created_at"}
-    lists = {name: tuple(origin[name]) for name in ("notify", "mail_to")}
+    values = {name: origin[name] for name in _KEPT if name != "created_at"}
+    values |= {name: tuple(origin[name]) for name in ("notify", "mail_to", "send_to")}
+    values |= {"label": SeriesLabel(**origin["label"])} | ({"send_to": ()} if study.held else {})
     return NewJob(
-        **kept
-        | lists
-        | {"send_to": () if study.held else tuple(origin["send_to"]), "label": SeriesLabel(**origin["label"])},
+        **values,
         study_id=study.id,
         series_id=series_id,
         inputs=inputs,

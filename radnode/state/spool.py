@@ -171,8 +171,8 @@ class Spool:
     def published(self, job_ids: Collection[str]) -> list[str]:
         """Names of all that was published of these jobs: their results, and as `JOB.…` what was made in place of
         these, whether it was sent or something else was in the end."""
-        there = (each.name for each in self.results.iterdir()) if job_ids else ()
-        return [each for each in there if each.partition(".")[0] in job_ids]
+        there = self.all_published() if job_ids else {}
+        return [name for each in job_ids for name in there.get(each, ())]
 
     def all_published(self) -> dict[str, list[str]]:
         """Job ID -> names of what was published of it."""
