@@ -29,6 +29,12 @@ def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
         os.kill(os.getpid(), number)
 
 
+def end_with_parent(parent: int) -> None:
+    """`die_with_parent` between fork and exec: there the parent's handler would hear SIGTERM, and exec forget it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(parent)
+
+
 class SignalEvent:
     """An event that signal handlers set.
 

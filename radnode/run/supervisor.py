@@ -14,7 +14,7 @@ from functools import partial
 from radnode import metrics
 from radnode.domain.jobs import backoff
 from radnode.run import EXIT_CONFIG
-from radnode.run.lifeline import StopSignal, die_with_parent
+from radnode.run.lifeline import StopSignal, end_with_parent
 from radnode.telemetry import log
 
 _STEADY = 30.0  # seconds after which a part counts as having started well
@@ -42,7 +42,7 @@ class Part:
             pass_fds=tuple(self.pass_fds),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - the supervisor has one thread
+            preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - the supervisor has one thread
         )
         self.started = time.monotonic()
 
