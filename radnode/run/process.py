@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from radnode import models
 from radnode.dicom.encode import Encoded, encode, load_all
-from radnode.dicom.encode.check import check
+from radnode.dicom.encode.check import check, find_judge
 from radnode.dicom.encode.reissue import corrected, reissue, shows_identity
 from radnode.dicom.volume import read_series
 from radnode.domain.app import App
@@ -74,12 +74,13 @@ def process(app: App[Any], assignment: Assignment, out_dir: Path, progress: Prog
 
 
 def warm_up() -> None:
-    """Imports what jobs need, so that children forked from this process find it loaded. Starts no thread."""
+    """Imports and finds what jobs need, so that children forked from this process have it. Starts no thread."""
     import highdicom.sr  # noqa: F401, PLC0415
     import PIL.Image  # noqa: F401, PLC0415
     import SimpleITK  # noqa: F401, PLC0415
 
     load_all()
+    find_judge()
 
 
 def read_input(assignment: Assignment) -> Series | Study:
