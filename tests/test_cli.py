@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,10 @@ def test_a_phantom_that_cannot_be_made_is_an_error_that_names_its_place(tmp_path
     failed = CliRunner().invoke(app, ["phantom", str(tmp_path / "file" / "x")])
     assert f"{tmp_path / 'file' / 'x'} cannot be made: Not a directory" in str(failed.exception)
     assert CliRunner().invoke(app, ["phantom", str(tmp_path / "x"), "--slices", "0"]).exit_code == 2
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"radnode {version('radnode')}\n"
 
 
 def test_an_unknown_command_or_option_is_a_usage_error(idle: Node) -> None:

@@ -72,8 +72,8 @@ def test_what_a_pacs_has_and_the_node_lacks_is_fetched_and_is_one_job(
     node: Node, pacs: Orthanc, slices: list[Path], how: str
 ) -> None:
     pacs.upload(*slices)
-    # the PACS is asked again two seconds after it was last asked: the quiet time leaves its answer as long again
-    beside(pacs, node, f"{{series: 4s, study: 5s, give_up: {NEVER}}}", how)
+    # the PACS is asked again two seconds after it was last asked: the quiet time leaves its answer three times as long
+    beside(pacs, node, f"{{series: 8s, study: 9s, give_up: {NEVER}}}", how)
     found = completed(node, push(node, slices[:13] + slices[14:]))
     (lacked,) = events(found, "incomplete")
     assert (lacked["missing"], lacked["evidence"]) == (1, "pacs has 28, 1 not here")

@@ -18,7 +18,6 @@ from radnode.settings import Settings
 from radnode.state import crash
 
 app = typer.Typer(
-    help="Receives studies from a PACS, runs algorithms on them by routing.yaml, and stores the results back.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
