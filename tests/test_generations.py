@@ -276,6 +276,51 @@ def test_a_changed_option_makes_a_result_that_supersedes_the_one_before(desk: De
     assert (second.supersedes, desk.events("job")[1]["why"]) == (first.id, "the rule or its app has changed")
 
 
+def test_a_renamed_rule_takes_the_place_of_its_former_self(desk: Desk, tmp_path: Path) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.push(files[:3])
+    desk.run()
+    desk.deliver()
+    desk.route("{name: rewired, app: test, send_to: [a]}")
+    desk.push(files[:3])
+    assert (desk.states(), desk.sent()) == (["done"], [("a", "delivered")])
+    assert [(each["was"], each["rule"]) for each in desk.events("taken over")] == [("wiring", "rewired")]
+    desk.push(files[3:])
+    first, second = desk.jobs()
+    assert (second.supersedes, first.superseded_by) == (first.id, second.id)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ("{name: wiring, app: test, send_to: [a]}", "{name: new, app: test, send_to: [b]}"),  # nothing was renamed
+        ("{name: new, app: hyperdense, send_to: [b]}",),  # another app's results are other results
+        ("{name: new, app: test, send_to: [b], mode: shadow}",),  # what stands in the PACS is not a trial's
+    ],
+)
+def test_a_rule_that_is_no_renamed_one_leaves_the_results_of_others_alone(
+    desk: Desk, tmp_path: Path, rules: tuple[str, ...]
+) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.push(files[:3])
+    desk.run()
+    desk.deliver()
+    desk.route(*rules)
+    desk.push(files[:3])
+    assert desk.events("taken over") == []
+    assert desk.jobs()[0].superseded_by == ""
+
+
+def test_a_rule_that_could_be_one_of_two_that_are_gone_is_neither(desk: Desk, tmp_path: Path) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    desk.route("{name: one, app: test, send_to: [a]}", "{name: two, app: test, send_to: [b]}")
+    desk.push(files[:3])
+    desk.run()
+    desk.route("{name: three, app: test, send_to: [a]}")
+    desk.push(files[:3])
+    assert desk.events("taken over") == []
+
+
 def test_a_person_has_a_job_run_again_and_its_result_supersedes_the_one_before(desk: Desk, tmp_path: Path) -> None:
     files = small_ct(tmp_path / "study", 1)
     desk.route("{name: one, app: test, send_to: [a]}", "{name: two, app: test, send_to: [b]}")

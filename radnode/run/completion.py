@@ -93,7 +93,7 @@ class Completion:
                 assembling.found_missing(tx, row, whole.missing, whole.evidence)
             for each, verdict in zip(matched, assessed, strict=False):
                 if verdict.done:
-                    match = Match(each.rule, routing.version, row.study_id, row.id, (filed,), (filed.uid,))
+                    match = Match(each.rule, routing, row.study_id, row.id, (filed,), (filed.uid,))
                     made += self._making.make(tx, match)
             for match in early:
                 made += self._inputs.make(tx, match)

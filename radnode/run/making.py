@@ -9,7 +9,7 @@ from typing import Any
 from radnode import metrics
 from radnode.domain.generations import LATE_IMAGES, Asked, Step, next_step
 from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successor_id
-from radnode.domain.routing import Catalog, Rule, takes
+from radnode.domain.routing import Catalog, Routing, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
 from radnode.state import generations, intake, jobs, notices, notifications, purges
@@ -25,12 +25,13 @@ class Match:
     """A rule, and the series it takes.
 
     Attributes:
+        routing: the one in force.
         names: the app's names for the series, in the same order.
         held: why its job does not run until a person says so.
     """
 
     rule: Rule
-    routing_version: str
+    routing: Routing
     study_id: int
     series_id: int | None
     chosen: tuple[Filed, ...]
@@ -67,7 +68,10 @@ class Making:
 
     def _run(self, tx: Transaction, match: Match) -> list[str]:
         """A job of the rule's app, unless one does this work already; it takes the place of those before it."""
-        former = generations.standing(tx, match.study_id, match.series_id, match.rule.name)
+        place = match.study_id, match.series_id, match.rule.name
+        if not match.rule.shadow:
+            generations.take_over(tx, *place, match.rule.app or "", {each.name for each in match.routing.rules})
+        former = generations.standing(tx, *place)
         match = _inputs(tx, match, former)
         if not match.chosen:
             match.note(tx, "no images to run on")
@@ -120,7 +124,7 @@ class Making:
             study_id=match.study_id,
             series_id=match.series_id,
             rule=rule.name,
-            routing_version=match.routing_version,
+            routing_version=match.routing.version,
             app=rule.app or "",
             app_version=rule.app_version,
             level=rule.level,

@@ -89,4 +89,4 @@ def match_of(evaluation: Evaluation, filed: Mapping[str, Filed], routing: Routin
     """What a study rule takes: its inputs by their names, or the series it has chosen."""
     named = evaluation.inputs or {each.SeriesInstanceUID: each for each in evaluation.series}
     chosen = tuple(filed[each.SeriesInstanceUID] for each in named.values())
-    return Match(evaluation.rule, routing.version, study_id, None, chosen, tuple(named))
+    return Match(evaluation.rule, routing, study_id, None, chosen, tuple(named))
