@@ -68,10 +68,7 @@ class Making:
 
     def _run(self, tx: Transaction, match: Match) -> list[str]:
         """A job of the rule's app, unless one does this work already; it takes the place of those before it."""
-        place = match.study_id, match.series_id, match.rule.name
-        if not match.rule.shadow:
-            generations.take_over(tx, *place, match.rule.app or "", {each.name for each in match.routing.rules})
-        former = generations.standing(tx, *place)
+        former = _former(tx, match)
         match = _inputs(tx, match, former)
         if not match.chosen:
             match.note(tx, "no images to run on")
@@ -178,6 +175,14 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
         return
     jobs.add_results(tx, new.id, rows)
     jobs.make_deliveries(tx, jobs.get(tx, new.id))
+
+
+def _former(tx: Transaction, match: Match) -> Sequence[Record]:
+    """The jobs before, of the rule or, where it was renamed, of its former self: a trial takes nothing over."""
+    place, rule = (match.study_id, match.series_id, match.rule.name), match.rule
+    if rule.app and not rule.shadow:
+        generations.take_over(tx, *place, rule.app, {each.name for each in match.routing.rules})
+    return generations.standing(tx, *place)
 
 
 def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:

@@ -30,16 +30,18 @@ def standing(tx: Connection, study_id: int, series_id: int | None, rule: str) ->
     return tx.execute(newest.with_for_update(of=schema.job)).all()
 
 
-def take_over(tx: Connection, study_id: int, series_id: int | None, rule: str, app: str, rules: Collection[str]) -> None:
+def take_over(
+    tx: Connection, study_id: int, series_id: int | None, rule: str, app: str, rules: Collection[str]
+) -> None:
     """A rule that has no job here yet gets those of a rule with its app that there is no more: it was renamed.
 
     Args:
         rules: the names of all there are. Where several are gone nobody can tell which one it was.
     """
     take_turns(tx, "jobs")
-    here = and_(_asked.study_id == study_id, _asked.series_id.is_not_distinct_from(series_id), _asked.superseded_by == "")
-    query = select(schema.job, _asked.rule.label("was")).join(schema.asked, _asked.job_id == _job.id).where(here)
-    asked = tx.execute(query).all()
+    here = and_(_asked.study_id == study_id, _asked.series_id.is_not_distinct_from(series_id))
+    query = select(schema.job, _asked.rule.label("was")).join(schema.asked, _asked.job_id == _job.id)
+    asked = tx.execute(query.where(here, _asked.superseded_by == "")).all()
     left = [each for each in asked if each.app == app and each.was not in rules]
     if len({each.was for each in left}) != 1 or any(each.was == rule for each in asked):
         return
