@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.data import get_testdata_file
 
+from radnode.dicom.encode.sc import windowed
 from radnode.dicom.masks import mask_ml, mask_on_source
 from radnode.dicom.volume import read_series
 from radnode.domain.errors import GeometryError, NotDicomError, PixelsError, ResultError
@@ -165,6 +166,22 @@ def test_images_of_different_size_make_no_volume(tmp_path: Path) -> None:
         series.volume()
 
 
+@pytest.mark.parametrize(
+    ("spacing", "fault"),
+    [
+        (None, "PixelSpacing is missing"),
+        ([0, 0], r"PixelSpacing is 0.0\\0.0, not two numbers above 0"),
+        ([0.5, -0.5], "not two numbers above 0"),
+        ([0.5], "not two numbers above 0"),
+    ],
+    ids=str,
+)
+def test_pixels_without_a_size_make_no_volume(tmp_path: Path, spacing: list[float] | None, fault: str) -> None:
+    (series,) = read_series(head_ct(tmp_path, slices=3, size=16, PixelSpacing=spacing))
+    with pytest.raises(GeometryError, match=rf"(?s){fault}.*-> read single images"):
+        series.volume()
+
+
 def test_images_without_a_place_come_by_number_and_make_no_volume(tmp_path: Path) -> None:
     paths = [edit(path, ImagePositionPatient=None) for path in head_ct(tmp_path, slices=3, size=16)]
     (series,) = read_series(reversed(paths))
@@ -250,6 +267,26 @@ def test_colour_and_frames_come_as_the_contract_says() -> None:
     (series,) = read_series([path])
     assert series.first.pixels().shape == (30, 240, 320, 3)
     assert len(list(series.images())) == 1
+
+
+@pytest.mark.parametrize("full", [0x00FF, 0xFF00], ids=["eight bits in each entry", "sixteen"])
+def test_a_palette_is_colour_in_pixels_and_in_pictures(tmp_path: Path, full: int) -> None:
+    """As ultrasound and fused PET have it: the stored values alone mean nothing."""
+    (path,) = head_ct(tmp_path, slices=1, size=16, Modality="US")
+    ds = pydicom.dcmread(path)
+    for number, colour in enumerate(("Red", "Green", "Blue")):
+        entries = np.array([0, full if colour == "Red" else full // 2], "<u2")
+        ds.add_new(0x00281101 + number, "US", [2, 0, 16])
+        ds.add_new(0x00281201 + number, "OW", entries.tobytes())
+        assert colour in ds[0x00281101 + number].keyword
+    del ds.RescaleSlope, ds.RescaleIntercept
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PhotometricInterpretation = 8, 8, 7, "PALETTE COLOR"
+    ds.PixelData = bytes([0, 1] * 128)
+    ds.save_as(path)
+    image = read_series([path])[0].first
+    for shown in (image.pixels(), windowed(image, 40, 80)):
+        assert (shown.shape, shown.dtype) == ((16, 16, 3), np.uint8)
+        assert shown[0, :2].tolist() == [[0, 0, 0], [255, 127, 127]]
 
 
 @pytest.mark.parametrize("syntax", ["J2KI", "J2KR", "JLSL", "JLSN", "JPLL", "JPLY", "RLE"])

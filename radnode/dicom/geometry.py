@@ -95,8 +95,7 @@ def grid(series: Series, irregular: str = "resample") -> Grid:
     dy, dx = (float(each) for each in planes[0].get("PixelSpacing"))
     gaps = np.diff(uvz[:, 2])
     if not len(gaps):
-        thickness = float(planes[0].get("SpacingBetweenSlices") or planes[0].get("SliceThickness") or 1.0)
-        return Grid((columns, rows, 1), (dx, dy, abs(thickness)), uvz[0] @ axes, axes, uvz, "")
+        return Grid((columns, rows, 1), (dx, dy, _thickness(planes[0])), uvz[0] @ axes, axes, uvz, "")
     _refuse_gaps(series, gaps)
     why = _why(uvz, gaps, (dx, dy))
     if why and irregular == "refuse":
@@ -105,6 +104,15 @@ def grid(series: Series, irregular: str = "resample") -> Grid:
         dz = float(uvz[-1, 2] - uvz[0, 2]) / len(gaps)
         return Grid((columns, rows, len(planes)), (dx, dy, dz), uvz[0] @ axes, axes, uvz, "")
     return _wider((columns, rows, len(planes)), (dx, dy), uvz, axes, why)
+
+
+def _thickness(plane: Instance) -> float:
+    """mm, of a slice that lies alone; 1 where nothing tells."""
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        said = plane.get(keyword)
+        if isinstance(said, int | float) and said != 0:
+            return abs(float(said))
+    return 1.0
 
 
 def _wider(size: tuple[int, int, int], pixel: tuple[float, float], uvz: Floats, axes: Floats, why: str) -> Grid:
@@ -186,11 +194,15 @@ def _refuse_differences(series: Series) -> None:
     planes = series.planes
     for keyword in ("Rows", "Columns", "PixelSpacing"):
         values = {each.attributes.get(keyword, ()): None for each in planes}
-        if len(values) != 1 or () in values:
-            shown = ", ".join("\\".join(map(str, each)) for each in list(values)[:4] if each) or "none"
+        if not any(values):
+            raise _irregular(series, f"{keyword} is missing", SINGLE)
+        if len(values) != 1:
+            shown = ", ".join("\\".join(map(str, each)) for each in list(values)[:4] if each)
             raise _irregular(series, f"{keyword} is missing or differs between images: {shown}", SPLIT)
-    if len(planes[0].attributes["PixelSpacing"]) != 2:
-        raise _irregular(series, "PixelSpacing is not two numbers", SINGLE)
+    spacing = planes[0].attributes["PixelSpacing"]
+    if len(spacing) != 2 or not all(isinstance(each, int | float) and each > 0 for each in spacing):
+        shown = "\\".join(map(str, spacing))
+        raise _irregular(series, f"PixelSpacing is {shown}, not two numbers above 0", SINGLE)
     if any(int(each.get("NumberOfFrames", 1)) > 1 and not each.frame for each in planes):
         raise _irregular(series, "images are multi-frame and their frames have no place", SINGLE)
     if not _parallel({each.attributes.get("ImageOrientationPatient") for each in planes}):

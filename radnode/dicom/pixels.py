@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import pixel_array
+from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from radnode.domain.errors import PixelsError
@@ -18,7 +18,12 @@ from radnode.domain.study import Instance
 
 
 def stored(instance: Instance) -> NDArray[Any]:
-    """Decoded stored values; colour as RGB. Raises PixelsError."""
+    """Decoded stored values; colour as RGB, also where a palette holds it. Raises PixelsError."""
+    values = _decoded(instance)
+    return _coloured(instance, values) if instance.get("PhotometricInterpretation") == "PALETTE COLOR" else values
+
+
+def _decoded(instance: Instance) -> NDArray[Any]:
     bits, high = instance.get("BitsStored"), instance.get("HighBit")
     if isinstance(bits, int) and isinstance(high, int) and high != bits - 1:  # decoders take it for what it is not
         raise PixelsError(
@@ -34,6 +39,18 @@ def stored(instance: Instance) -> NDArray[Any]:
         if not _syntax(instance.path).is_compressed:
             raise _unreadable(instance, error) from error
         return _decoded_by_gdcm(instance, error)
+
+
+def _coloured(instance: Instance, indices: NDArray[Any]) -> NDArray[np.uint8]:
+    """Through the palette (PS3.3 C.7.6.3.1.5), whose entries have 8 bits or 16."""
+    try:
+        rgb: NDArray[Any] = apply_color_lut(indices, pydicom.dcmread(instance.path, stop_before_pixels=True))[..., :3]
+    except Exception as error:
+        raise _unreadable(instance, error) from error
+    return rgb.astype(np.uint8) if rgb.max(initial=0) <= _BYTE else (rgb >> 8).astype(np.uint8)
+
+
+_BYTE = 0xFF
 
 
 def rescale(instance: Instance) -> tuple[float, float]:

@@ -98,7 +98,7 @@ class Frames:
         item, group = Dataset(), Dataset()
         item.PixelSpacing = common.numbers(plane, "PixelSpacing")
         thickness = plane.get("SliceThickness") or self._spacing
-        if thickness:
+        if isinstance(thickness, int | float):
             item.SliceThickness = common.number(thickness)
         if self._spacing:
             item.SpacingBetweenSlices = common.number(self._spacing)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
 from radnode.dicom.encode.sc import Picture, draw, windowed
+from radnode.dicom.volume import FileReader
 from radnode.domain.errors import ResultError
 from radnode.domain.orientation import Orientation, opposite
 from radnode.domain.results import PALETTE
@@ -78,5 +79,5 @@ def _window(image: Instance) -> tuple[float, float]:
     center, width = (np.atleast_1d(image.get(f"Window{each}", np.nan))[0] for each in ("Center", "Width"))
     if isinstance(center, float | int) and isinstance(width, float | int) and width > 0:
         return float(center), float(width)
-    low, high = np.percentile(image.pixels(), (1, 99))
+    low, high = np.percentile(FileReader().units(image), (1, 99))
     return float(low + high) / 2, max(float(high - low), 1.0)
