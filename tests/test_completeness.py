@@ -105,7 +105,14 @@ def test_what_stays_away_is_waited_for_then_given_up_and_shown(node: Node, pacs:
         "incomplete",
         1,
     )
-    assert job_of(node, found)["inputs"] == 27
+    job = job_of(node, found)
+    assert job["inputs"] == 27
+    results = {each["kind"]: dcmread(node.home / "spool" / each["path"]) for each in job["results"]}
+    assert (results["sr"].CompletionFlag, results["sr"].CompletionFlagDescription) == (
+        "PARTIAL",
+        "Source images missing: at least 1",
+    )
+    assert all(each.SeriesDescription.endswith(" (incomplete)") for each in results.values())
     assert uid in [each["StudyInstanceUID"] for each in node.json("studies", "--attention")]
     assert 'radnode_series_verdicts_total{verdict="incomplete"} 1.0' in node.get("/metrics")[1]
     push(node, slices[:1])  # it comes in the end, and nothing lacks any more

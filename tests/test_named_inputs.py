@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from radnode.domain.jobs import SeriesLabel
 from radnode.state import generations, schema, waits
 from radnode.state.ledger import Ledger
 from tests.databases import Database
@@ -54,6 +55,23 @@ def test_the_job_is_made_when_the_last_input_is_complete_not_when_the_study_is_q
     assert [each["id"] for each in judge.jobs()] == [job["id"]]
     (verdict,) = judge.events("study complete")[0]["rules"]
     assert verdict["inputs"] == {"flair": "1", "t1ce": "2"}
+
+
+def test_a_job_knows_what_its_inputs_lack_and_a_whole_study_what_that_lacks(ledger: Ledger, home: Path) -> None:
+    whole = "  - {name: all, app: test, level: study, when: {Modality: MR}, options: {a: 1}}\n"
+    each = "  - {name: each, app: test, when: {SeriesDescription: '*FLAIR*'}, series: {number: 700}}\n"
+    judge = Judge(home, ledger, rule() + whole + each)
+    judge.receives("1", NumberOfSeriesRelatedInstances=5, NumberOfStudyRelatedInstances=15, **FLAIR)
+    judge.receives("2", NumberOfStudyRelatedInstances=15, **T1CE)
+    judge.receives("3", NumberOfStudyRelatedInstances=15, Modality="MR", SeriesDescription="DTI")
+    judge.study_quiet()
+    with ledger.read() as tx:
+        labels = {job.rule: SeriesLabel(**job.label) for job in tx.execute(select(schema.job))}
+    assert labels == {
+        "each": SeriesLabel(700, missing=3),
+        "glioma": SeriesLabel(missing=3),
+        "all": SeriesLabel(missing=9),
+    }
 
 
 def test_a_series_still_coming_in_that_fits_an_input_is_waited_for(ledger: Ledger, home: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 from pydicom import Dataset, dcmread
 
 import radnode
+from radnode.dicom.encode import words
 from radnode.dicom.encode.check import check
-from radnode.domain.jobs import Assignment
+from radnode.domain.jobs import Assignment, SeriesLabel
 from radnode.run.process import process
 from tests.road import small_ct
 from tests.test_generations import edited
@@ -84,6 +85,31 @@ def test_results_say_what_they_supersede(tmp_path: Path, reissue: bool) -> None:
     del new["sr"].PredecessorDocumentsSequence
     own = {str(each.SOPInstanceUID) for each in old.values()} | {str(each.SeriesInstanceUID) for each in old.values()}
     assert not own & (uids(new["sr"]) | uids(new["sc"]))
+
+
+def test_results_made_without_images_that_exist_say_so_and_go_on_saying_it(tmp_path: Path) -> None:
+    files = small_ct(tmp_path / "ct", 1)
+    first = made(tmp_path / "first", Both(), assignment("a" * 32, files, label=SeriesLabel(missing=2)))
+    second = made(tmp_path / "second", Both(), after("b" * 32, files, first, reissue=True))
+    said = "Source images missing: at least 2"
+    for paths, ends, comments in (
+        (first, " - research use only (incomplete)", said),
+        (second, " - research use only (incomplete) (revised)", f"{said}; Supersedes an earlier result"),
+    ):
+        capture, report = dcmread(paths["sc"]), dcmread(paths["sr"])
+        assert capture.SeriesDescription.endswith(ends) and report.SeriesDescription.endswith(ends)
+        assert capture.ImageComments == comments
+        assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", said)
+        assert said in [each.value for each in report.iterall() if each.keyword == "TextValue"]
+        assert [check(path, files[0]) for path in paths.values()] == [[], []]
+
+
+def test_a_series_description_keeps_what_it_ends_with_however_long_it_is() -> None:
+    described = words.ending("x" * 100, words.RESEARCH)
+    for mark in (words.REVISED, words.INCOMPLETE, words.REVISED):
+        described = words.ending(described, mark)
+        assert len(described) == 64
+    assert described == "x" * 21 + " - research use only (incomplete) (revised)"
 
 
 def test_a_picture_that_shows_the_patient_is_computed_again(tmp_path: Path) -> None:

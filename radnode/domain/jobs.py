@@ -95,10 +95,16 @@ def successor_id(work: str, identity: int, predecessor: str) -> str:
 
 @dataclass(frozen=True)
 class SeriesLabel:
-    """How a rule labels the series its results go into (`series:` in `routing.yaml`); empty: the app's own words."""
+    """How the series that results go into are labelled.
+
+    Attributes:
+        number, description: as the rule wants them (`series:` in `routing.yaml`); empty: the app's own words.
+        missing: source images that were known to be missing when the job was made, at least so many.
+    """
 
     number: int | None = None
     description: str = ""
+    missing: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from radnode import metrics
 from radnode.domain.generations import LATE_IMAGES, Asked, Step, next_step
-from radnode.domain.jobs import PRIORITIES, JobInput, JobState, job_id, successor_id
+from radnode.domain.jobs import PRIORITIES, JobInput, JobState, SeriesLabel, job_id, successor_id
 from radnode.domain.routing import Catalog, Routing, Rule, takes
 from radnode.run.filing import Filed
 from radnode.settings import Settings
@@ -77,7 +77,7 @@ class Making:
             match.note(tx, "images were purged", missing=gone, remedy="push the whole study again")
             return []
         match = _of_one_patient(match)
-        new = self._frozen(match, match.rule.send_to)
+        new = replace(self._frozen(match, match.rule.send_to), label=_label(tx, match))
         twin = generations.same_work(tx, new)
         if twin is not None and twin.purged:
             twin = purges.revive(tx, twin, new.inputs, () if new.shadow else new.send_to)
@@ -204,6 +204,13 @@ def _of_one_patient(match: Match) -> Match:
     """The match, held where its images name several patients: what an app makes of them has one name on it."""
     named = {values for filed in match.chosen for values in filed.series.distinct("PatientID") if any(values)}
     return match.hold(SEVERAL_PATIENTS) if len(named) > 1 else match
+
+
+def _label(tx: Transaction, match: Match) -> SeriesLabel:
+    """With what is missing of the series it takes; where the rule names no inputs, of its whole study."""
+    whole_study = match.rule.level == "study" and not match.rule.inputs
+    lacking = intake.missing(tx, [each.row.id for each in match.chosen], match.study_id if whole_study else None)
+    return replace(match.rule.series, missing=lacking)
 
 
 def _following(tx: Transaction, match: Match, last: Record, new: jobs.NewJob) -> tuple[Step, jobs.NewJob]:

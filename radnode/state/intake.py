@@ -234,6 +234,14 @@ def complete_series(
     return True
 
 
+def missing(tx: Connection, series_ids: Collection[int], study_id: int | None = None) -> int:
+    """Instances that these series, or their study as well, are known to lack: at least so many."""
+    column = schema.series.c
+    of_series = select(func.coalesce(func.sum(column.missing), 0)).where(column.id.in_(series_ids))
+    of_study = select(schema.study.c.missing).where(schema.study.c.id == study_id)
+    return max(int(tx.execute(of_series).scalar_one()), int(tx.execute(of_study).scalar() or 0))
+
+
 def describe_study(
     tx: Connection, study_id: int, accession_number: str, patient_id: str, headers: dict[str, Any]
 ) -> None:

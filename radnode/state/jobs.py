@@ -90,7 +90,7 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         "app_version": new.app_version,
         "level": new.level,
         "options": new.options,
-        "label": {"number": new.label.number, "description": new.label.description},
+        "label": _label(new.label),
         "send_to": list(new.send_to),
         "shadow": new.shadow,
         "expire": new.expire,
@@ -125,6 +125,11 @@ def create(tx: Connection, new: NewJob, *, state: str = WAITING, error: str = ""
         **({"shadow": True} if new.shadow else {}),
     )
     return True
+
+
+def _label(label: SeriesLabel) -> dict[str, Any]:
+    """As versions that know no `missing` read it, where none is."""
+    return {key: value for key, value in vars(label).items() if value or key != "missing"}
 
 
 def _add_inputs(tx: Connection, new: NewJob) -> None:

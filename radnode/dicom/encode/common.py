@@ -20,6 +20,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
+from radnode.dicom.encode import words
 from radnode.dicom.encode.links import Links
 from radnode.dicom.headers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from radnode.domain.codes import PRIVATE_SCHEME, Code
@@ -55,9 +56,7 @@ TYPE_2 = (
     "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "StationName", "DeviceSerialNumber")
-_REVISED = " (revised)"
 _HOW_LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
-_PICTURES = ("OT", "SEG")
 DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 """Copied only together: the one without the other is invalid, and common (PS3.3 C.7.1.1, Type 1C)."""
 
@@ -178,8 +177,10 @@ class Context:
         ds.SeriesDescription = clean(rule.description or self._describe(description))
         ds.InstanceNumber = number
         ds.Modality = modality
+        if rule.missing:
+            words.say_incomplete(ds, rule.missing)
         if self.assignment.predecessors:
-            say_superseding(ds)
+            words.say_superseding(ds)
         for name in ("InstanceCreation", "Series", "Content"):
             setattr(ds, f"{name}Date", self.created.strftime("%Y%m%d"))
             setattr(ds, f"{name}Time", self.created.strftime("%H%M%S"))
@@ -187,8 +188,7 @@ class Context:
         return ds
 
     def _describe(self, description: str) -> str:
-        tail = " - research use only"
-        return f"AI {self.assignment.app} {description}".strip()[: 64 - len(tail)].strip() + tail
+        return words.ending(f"AI {self.assignment.app} {description}", words.RESEARCH)
 
     def _add_equipment(self, ds: Dataset) -> None:
         ds.Manufacturer = MANUFACTURER
@@ -251,13 +251,6 @@ def as_text(source: Dataset) -> Dataset:
     header = deepcopy(source)
     header.decode()
     return header
-
-
-def say_superseding(ds: Dataset) -> None:
-    """Lets whoever sees the object know that there is an older one, which it replaces."""
-    ds.SeriesDescription = ds.SeriesDescription.removesuffix(_REVISED)[: 64 - len(_REVISED)].strip() + _REVISED
-    if ds.Modality in _PICTURES:
-        ds.ImageComments = "Supersedes an earlier result"
 
 
 def copy(source: Dataset, target: Dataset, keyword: str) -> None:

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
-from radnode.dicom.encode import common
+from radnode.dicom.encode import common, words
 from radnode.dicom.encode.common import Encoded
 from radnode.dicom.encode.evidence import predecessor
 from radnode.domain.errors import ResultError
@@ -64,7 +64,7 @@ def reissue(kept: Sequence[Path], header: Dataset, key: str, *, seen: bool = Tru
         _forget_identity(ds)
         _rename(ds, renamed)
         if seen:
-            common.say_superseding(ds)
+            words.say_superseding(ds)
         if seen and ds.SOPClassUID in _DOCUMENTS:
             ds.PredecessorDocumentsSequence = Items([predecessor(before[path])])
         yield common.identified(_kind(path), ds, header, ds.file_meta.TransferSyntaxUID)

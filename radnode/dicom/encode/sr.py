@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
-from radnode.dicom.encode import common, evidence
+from radnode.dicom.encode import common, evidence, words
 from radnode.dicom.encode.common import Context, Encoded
 from radnode.dicom.encode.sr_groups import concept, found, measured, of_region
 from radnode.domain.codes import Code
@@ -38,7 +38,10 @@ def encode(result: MeasurementReport, context: Context) -> Iterator[Encoded]:
     ds = context.begin(
         "sr", Comprehensive3DSRStorage, "SR", SERIES_NUMBER, common.clean(result.description or "measurements")
     )
+    missing = context.assignment.label.missing
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    if missing:
+        ds.CompletionFlag, ds.CompletionFlagDescription = "PARTIAL", words.made_without(missing)
     ds.ReferencedPerformedProcedureStepSequence = Sequence()
     ds.PerformedProcedureCodeSequence = Sequence()
     ds.CodingSchemeIdentificationSequence = Sequence([common.private_scheme()])
@@ -59,8 +62,9 @@ def _content(result: MeasurementReport, context: Context, document: str) -> hd.M
         groups.append(measured(result, context, document))
     groups += [found(each, number, context, document) for number, each in enumerate(result.findings, 1)]
     groups += [of_region(each, context) for each in result.regions]
-    if result.comment:
-        comment = hd.TextContentItem(codes.DCM.Comment, result.comment, hd.RelationshipTypeValues.CONTAINS)
+    missing = context.assignment.label.missing
+    if remarks := "\n".join(filter(None, (words.made_without(missing) if missing else "", result.comment))):
+        comment = hd.TextContentItem(codes.DCM.Comment, remarks, hd.RelationshipTypeValues.CONTAINS)
         groups[0][0].ContentSequence.append(comment)
     return hd.MeasurementReport(
         observation_context=hd.ObservationContext(observer_device_context=observer(context)),
