@@ -158,12 +158,17 @@ class _Handler(BaseHTTPRequestHandler):
     health: Health
     folder: Path
 
+    def do_HEAD(self) -> None:
+        """As load balancers ask."""
+        self.do_GET()
+
     def do_GET(self) -> None:
-        if self.path == "/metrics":
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
             self._answer(200, "text/plain; version=0.0.4; charset=utf-8", _exposition(self.folder))
-        elif self.path == "/healthz":
+        elif path == "/healthz":
             self._answer(200, "application/json", b'{"state": "alive"}')
-        elif self.path == "/readyz":
+        elif path == "/readyz":
             faults = {name: fault for name, fault in self.health.readiness().items() if fault}
             body = {"state": "not ready" if faults else "ready", "faults": faults}
             self._answer(503 if faults else 200, "application/json", json.dumps(body).encode())
@@ -175,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """Probes every few seconds are no news."""

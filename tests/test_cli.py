@@ -18,6 +18,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from radnode.cli import app
+from radnode.run import look
 from radnode.testing.sink import SinkPacs
 from tests.peers import REPO, Node, free_port, until
 from tests.road import (
@@ -193,6 +194,11 @@ def test_a_job_shows_its_road_and_what_it_printed(node: Node, sink: SinkPacs, tm
     assert "no jobs" in node.cli("jobs", "--state", "held")
 
 
+def test_words_of_others_are_text_on_one_line_and_control_no_terminal() -> None:
+    shown = look.plain("lost\n  -> ask\tagain [red]\x1b[31m").plain
+    assert shown == "lost -> ask     again [red]\N{REPLACEMENT CHARACTER}[31m"
+
+
 def test_a_job_that_is_not_there_or_not_one_is_an_error(node: Node) -> None:
     assert "no job begins with 'zzzz'" in failed(node, "job", "zzzz")
     assert "radnode jobs" in failed(node, "job", "zzzz")
@@ -289,9 +295,14 @@ def test_a_paused_app_waits_and_its_study_is_received_nonetheless(
     uid = push(node, small_ct(tmp_path / "study", seed))
     job_in(node, uid, "waiting")
     until(lambda: events(study(node, uid), "study complete"), "the study is complete")
-    job_in(node, uid, "waiting")
+    job = job_in(node, uid, "waiting")
+    assert job["paused"]
+    for command in (("studies", uid), ("jobs",), ("job", job["id"])):
+        assert "app test is paused: radnode resume test" in node.cli(*command)
+    assert re.search(r"app test is paused since .* by \w+: `radnode resume test`", said_aside(node, "studies"))
     assert "app test goes on" in node.cli("resume", "test")
     settled(node, uid)
+    assert "paused" not in said_aside(node, "studies")
     assert "'test' is not paused" in failed(node, "resume", "test")
 
 
@@ -304,7 +315,8 @@ def test_a_paused_destination_gets_nothing_until_it_is_resumed(
         assert "destination other is paused" in node.cli("pause", "other")
         uid = push(node, small_ct(tmp_path / "study", seed))
         delivery_in(node, uid, "delivered", "a")
-        delivery_in(node, uid, "waiting", "other")
+        assert delivery_in(node, uid, "waiting", "other")["paused"]
+        assert "it is paused: radnode resume other" in node.cli("studies", uid)
         assert other.uids == []
         node.cli("resume", "other")
         settled(node, uid)
@@ -372,9 +384,14 @@ def test_an_unknown_command_or_option_is_a_usage_error(idle: Node) -> None:
 
 def failed(node: Node, *arguments: str) -> str:
     """What a command says on stderr that ends with exit code 1, on one line."""
+    return said_aside(node, *arguments, code=1)
+
+
+def said_aside(node: Node, *arguments: str, code: int = 0) -> str:
+    """What a command says on stderr, on one line."""
     done = subprocess.run(  # noqa: PLW1510 - the exit code is looked at below
         [sys.executable, "-m", "radnode.cli", *arguments], cwd=node.folder, env=node.env, capture_output=True, text=True
     )
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return " ".join(done.stderr.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -128,6 +129,19 @@ def test_the_image_is_healthy_while_core_answers_whatever_proxy_is_set(core_port
     command = json.loads(check.partition("CMD ")[2])
     assert probe(command, RADNODE_HTTP_PORT=str(core_port)) == 0
     assert probe(command, RADNODE_HTTP_PORT=str(free_port())) != 0
+
+
+def test_a_load_balancer_may_ask_for_the_head_of_a_page_and_add_a_query(core_port: int) -> None:
+    said = {}
+    for method, path in [("GET", "/readyz"), ("HEAD", "/readyz"), ("HEAD", "/healthz?node=1"), ("HEAD", "/nothing")]:
+        line = http.client.HTTPConnection("127.0.0.1", core_port, timeout=10)
+        line.request(method, path)
+        answer = line.getresponse()
+        said[method, path] = answer.status, answer.getheader("Content-Length"), answer.read()
+        line.close()
+    _, length, body = said["GET", "/readyz"]
+    assert said["HEAD", "/readyz"] == (200, length, b"") and length == str(len(body))
+    assert [said["HEAD", path][0] for path in ("/healthz?node=1", "/nothing")] == [200, 404]
 
 
 def test_the_receiver_is_healthy_while_its_port_answers() -> None:

@@ -52,9 +52,9 @@ def studies(
     found = look.studies(settings, wanted, attention=attention, near_misses=near_misses, limit=limit)
     nothing = _no_study(wanted, limit, attention=attention, near_misses=near_misses)
     show(found, as_json, lambda: look.render_studies(found, detailed=bool(wanted), nothing=nothing))
-    if not (found and wanted) and (others := look.count_unfiled(settings)):
-        hint = "lack a UID, and belong to no study: `radnode studies --unfiled` lists them"
-        err.print(f"{others} instances {hint}", style="yellow", markup=False, highlight=False)
+    if not (found and wanted):
+        for hint in look.hints(settings):
+            err.print(hint, style="yellow", markup=False, highlight=False)
     if wanted and not found:
         raise typer.Exit(1)
 

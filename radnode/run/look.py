@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -64,9 +66,15 @@ def unfiled(settings: Settings, limit: int = 50) -> list[View]:
         return unfiled_instances.newest(tx, settings.zone, limit)
 
 
-def count_unfiled(settings: Settings) -> int:
+def hints(settings: Settings) -> Iterator[str]:
+    """What no study tells of itself."""
     with ledger_of(settings) as ledger, ledger.read() as tx:
-        return unfiled_instances.count(tx)
+        others, paused = unfiled_instances.count(tx), Views(tx, settings.zone).paused()
+    if others:
+        yield f"{others} instances lack a UID, and belong to no study: `radnode studies --unfiled` lists them"
+    for each in paused:
+        name, since = each["name"], f"since {_clock(each['at'])} by {each['who']}"
+        yield f"{each['kind']} {name} is paused {since}: `radnode resume {quote(name)}` lets it go on"
 
 
 def jobs(settings: Settings, *, state: str = "", app: str = "", limit: int = 50) -> list[View]:
@@ -153,13 +161,17 @@ def render_job(found: View) -> RenderableType:
     tree.add(plain(f"study {found['StudyInstanceUID']}, accession {found['AccessionNumber'] or '(none)'}"))
     if found["progress"] and found["state"] == "running":
         tree.add(plain(f"at work: {found['progress']}"))
-    if found["waits_for_hours"]:
-        tree.add(plain(_why(found)))
     if found["error"]:
-        tree.add(_line("error: ", Text(found["error"], style="red")))
-        tree.add(plain(f"radnode retry {found['id'][:12]}  runs it again from the originals"))
+        tree.add(_line("error: ", Text("\n").join(plain(each, "red") for each in found["error"].splitlines())))
+    elif why := _why(found):
+        tree.add(plain(why))
+    for remedy in _remedies(found):
+        tree.add(plain(remedy))
+    if found["state"] == "declined" and not found["superseded_by"]:
+        tree.add(plain(f"radnode rerun {found['id'][:12]}  asks the app again"))
     if found["shadow"]:
-        tree.add(plain(f"shadow: nothing is sent; `radnode promote {found['rule']}` sends what its jobs have made"))
+        promote = f"radnode promote {quote(found['rule'])}"
+        tree.add(plain(f"shadow: nothing is sent; `{promote}` sends what its jobs have made"))
     if found["results"]:
         branch = tree.add("results")
         for each in found["results"][:10]:
@@ -179,11 +191,12 @@ def render_apps(found: Sequence[View]) -> RenderableType:
     tree = Tree("apps")
     for each in found:
         if each["broken"]:
-            tree.add(_line(Text(f"{each['name']} is broken: ", style="red"), each["broken"]))
+            tree.add(_line(plain(f"{each['name']} is broken: ", "red"), each["broken"]))
             continue
         branch = tree.add(plain(f"{each['name']} {each['version']}: {each['description']}"))
         for name, schema in each["options"].items():
-            branch.add(plain(f"{name} = {schema.get('default')!r}  {schema.get('description', '')}"))
+            value = f" = {schema['default']!r}" if "default" in schema else ""
+            branch.add(plain(f"{name}{value}  {schema.get('description', '')}"))
     return tree
 
 
@@ -220,6 +233,8 @@ def _study_tree(study: View) -> Tree:
 
 def _why(job: View) -> str:
     """Why a job is where it is, in one line."""
+    if job["paused"]:
+        return f"app {job['app']} is paused: radnode resume {quote(job['app'])}"
     return f"waits for its hours, {job['run_between']}" if job["waits_for_hours"] else job["error"].partition("\n")[0]
 
 
@@ -232,6 +247,8 @@ def _remedies(job: View) -> Iterator[str]:
         yield f"radnode release {short}  runs it; radnode cancel {short}  drops it"
     elif job["state"] == "failed":
         yield f"radnode retry {short}  runs it again; radnode cancel {short}  leaves it at that"
+    elif job["state"] == "cancelled":
+        yield f"radnode retry {short}  runs it after all"
     if job["flag"]:
         yield f"{job['flag']} -> see to its results in the PACS, then radnode release {short}"
 
@@ -250,6 +267,8 @@ def _add_deliveries(tree: Tree, deliveries: Sequence[View]) -> None:
         branch = tree.add(_line(what, _state(each["state"])))
         if each["error"]:
             branch.add(plain(each["error"]))
+        if each["paused"]:
+            branch.add(plain(f"it is paused: radnode resume {quote(each['destination'])}"))
         if each["state"] in ("parked", "expired"):
             branch.add(plain(f"radnode retry {each['job'][:12]}  sends it again"))
 
@@ -289,9 +308,10 @@ def _job_state(job: View) -> Text:
     return _state(job["state"]) + Text(" (shadow)", style="magenta") if job["shadow"] else _state(job["state"])
 
 
-def plain(value: Any) -> Text:
-    """A peer's words are text: never markup, and they never control the terminal."""
-    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value)))
+def plain(value: Any, style: str = "") -> Text:
+    """A peer's words are text, on one line: never markup, and they never control the terminal."""
+    words = re.sub(r"\s*\n\s*", " ", str(value)).expandtabs()
+    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words), style)
 
 
 def _line(*parts: str | Text) -> Text:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, Row, delete, select
 
 from radnode.state import schema
 from radnode.state.ledger import insert_new, note
@@ -22,3 +24,8 @@ def resume(tx: Connection, name: str) -> str | None:
     if kind is not None:
         note(tx, "resumed", what=kind, name=name)
     return kind
+
+
+def all_paused(tx: Connection) -> Sequence[Row[Any]]:
+    """What is paused now, with who did it and when, the longest paused first."""
+    return tx.execute(select(schema.pause).order_by(schema.pause.c.at)).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, and_, exists, func, or_, select
 from radnode.domain.errors import NotFoundError
 from radnode.domain.jobs import DeliveryState, JobState, SeriesState
 from radnode.domain.routing.near_misses import near_misses_in
-from radnode.state import hours, schema, waits
+from radnode.state import hours, pauses, schema, waits
 
 View = dict[str, Any]
 
@@ -133,6 +134,15 @@ class Views:
             "timeline": timeline,
         }
 
+    @cached_property
+    def _paused(self) -> set[tuple[str, str]]:
+        return {(each.kind, each.name) for each in pauses.all_paused(self._tx)}
+
+    def paused(self) -> list[View]:
+        """Apps and destinations that a person has paused."""
+        rows = pauses.all_paused(self._tx)
+        return [{"kind": each.kind, "name": each.name, "who": each.who, "at": self._time(each.at)} for each in rows]
+
     def _series(self, row: Row[Any]) -> View:
         column = schema.instance.c
         sound = and_(column.series_id == row.id, column.flaw == "")
@@ -169,6 +179,7 @@ class Views:
             "shadow": row.shadow,
             "run_between": row.run_between,
             "waits_for_hours": row.state == JobState.WAITING.value and not hours.are_open(row.run_between),
+            "paused": row.state == JobState.WAITING.value and ("app", row.app) in self._paused,
             "attempt": row.attempt,
             "crashes": row.crashes,
             "error": row.error,
@@ -193,6 +204,7 @@ class Views:
             "job": row.job_id,
             "destination": row.destination,
             "state": row.state,
+            "paused": row.state == DeliveryState.WAITING.value and ("destination", row.destination) in self._paused,
             "attempt": row.attempt,
             "error": row.error,
             "instances": self._tx.execute(total).scalar_one() - left_out,
