@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from radnode.domain.app import App, AppOptions, Field, Resources
     from radnode.domain.codes import Code
-    from radnode.domain.errors import Declined, ModelError
+    from radnode.domain.errors import Declined, GeometryError, ModelError, PixelsError
     from radnode.domain.findings import Finding, Location, Measurement, MeasurementReport, Region
     from radnode.domain.model import ModelIdentity, Signature, Tensor
     from radnode.domain.results import (
@@ -37,6 +37,7 @@ __all__ = [
     "Field",
     "File",
     "Finding",
+    "GeometryError",
     "Instance",
     "KeyImages",
     "Location",
@@ -46,6 +47,7 @@ __all__ = [
     "ModelError",
     "ModelIdentity",
     "ParametricMap",
+    "PixelsError",
     "Region",
     "Resources",
     "SecondaryCapture",
@@ -62,7 +64,7 @@ __all__ = [
 _HOMES = {
     "radnode.domain.app": ("App", "AppOptions", "Field", "Resources"),
     "radnode.domain.codes": ("Code",),
-    "radnode.domain.errors": ("Declined", "ModelError"),
+    "radnode.domain.errors": ("Declined", "GeometryError", "ModelError", "PixelsError"),
     "radnode.domain.findings": ("Finding", "Location", "Measurement", "MeasurementReport", "Region"),
     "radnode.domain.model": ("ModelIdentity", "Signature", "Tensor"),
     "radnode.domain.results": (

@@ -18,9 +18,21 @@ import pydicom
 import pytest
 from highdicom import sr
 from PIL import Image
+from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from rich.console import Console
 
-from radnode import App, Declined, File, Measurement, MeasurementReport, SecondaryCapture
+from radnode import (
+    App,
+    AppOptions,
+    Declined,
+    Field,
+    File,
+    Measurement,
+    MeasurementReport,
+    SecondaryCapture,
+    Segment,
+    Segmentation,
+)
 from radnode.domain.app import Resources
 from radnode.domain.errors import NotDicomError, NotFoundError, OptionsError, ResultError
 from radnode.domain.jobs import Assignment
@@ -121,6 +133,25 @@ def test_unsuitable_series_are_declined_with_the_reason(tmp_path: Path, how: dic
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"missing": range(3, 10)}, "a gap of 40.0 mm after image 3, the others are 5.0 mm"),
+        ({"ImagePositionPatient": [0, 0, 0]}, "images 1 and 2 lie at the same place"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no usable ImageOrientationPatient"),
+        ({"RescaleSlope": None}, "its values are no Hounsfield units"),
+    ],
+    ids=str,
+)
+def test_a_series_that_is_no_single_stack_is_declined_with_what_can_be_done(
+    tmp_path: Path, how: dict[str, Any], reason: str
+) -> None:
+    head_ct(tmp_path / "in", **{"slices": 20, "size": 16, **how})
+    manifest = process(HYPERDENSE(), assignment(HYPERDENSE, tmp_path / "in"), tmp_path / "out", silent)
+    assert manifest["state"] == "declined"
+    assert reason in manifest["reason"] and " -> push the " in manifest["reason"]
+
+
 @pytest.mark.parametrize("name", ["hyperdense", "hemorrhage"])
 def test_an_enhanced_multi_frame_head_has_the_results_of_its_slices(tmp_path: Path, name: str) -> None:
     files = head_ct(tmp_path / "slices", slices=20, size=64, bleed_ml=30)
@@ -170,6 +201,58 @@ def test_the_test_app_fails_the_way_it_is_told(tmp_path: Path) -> None:
     for bad in ({"fail": "explode"}, {"sleep": -1}, {"sleep": 3601}, {"colour": "red"}):
         with pytest.raises(OptionsError, match=f"app 'test': {next(iter(bad))}"):
             TEST.parse_options(bad)
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+
+
+class ManyOptions(AppOptions):
+    levels: list[float] = Field([])
+    window: tuple[int, int] = (40, 80)
+    names: dict[str, str] = Field({})
+    text: str = ""
+    either: str | list[int] = ""
+
+
+class Many(App[ManyOptions]):
+    name, version = "many", "1"
+
+
+def test_several_values_of_an_option_can_be_written_on_the_command_line() -> None:
+    given = {"levels": "[1, 2.5]", "window": "[30, 90]", "names": '{"a": "b"}', "text": "[1, 2]", "either": "[1]"}
+    read = Many.parse_options(given).model_dump(mode="json")
+    assert read == {"levels": [1, 2.5], "window": [30, 90], "names": {"a": "b"}, "text": "[1, 2]", "either": "[1]"}
+    for wrong in ("1, 2", "[1", '["a"]', "{}"):
+        with pytest.raises(OptionsError, match="app 'many': levels"):
+            Many.parse_options({"levels": wrong})
+    with pytest.raises(OptionsError, match="there is no such option"):
+        Many.parse_options({"level": "[1]"})
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("name = 'a'", "class A lacks a `name` or a `version`"),
+        ("name, version = 'a', 1.0", "class A: its version, 1.0, is no text"),
+        ("name, version = 'a' * 65, '1'", "class A: its name is longer than 64 characters"),
+        (r"name, version = 'head\\ct', '1'", "class A: its name is longer than 64 characters, or has some"),
+        ("name, version, description = 'a', '1', ('x',)", "its description, ('x',), is no text"),
+        ("name, version, resources = 'a', '1', {'cpu': 2}", "class A: its resources are no radnode.Resources"),
+        ("name, version, resources = 'a', '1', radnode.Resources(memory=1.5)", "memory=1.5) is no whole number"),
+        ("name, version, resources = 'a', '1', radnode.Resources(cpu=0)", "no whole number of at least 1"),
+        ("name, version, resources = 'a', '1', radnode.Resources(timeout='1h')", "timeout='1h') is no number"),
+        ("name, version = 'a', '1'\nclass B(radnode.App[int]):\n    name, version = 'b', '1'", "options, int, are not"),
+        ("name, version = 'a', '1'\nclass O(radnode.AppOptions):\n    x: type = int\n"
+         "class B(radnode.App[O]):\n    name, version = 'b', '1'", "class B: its options cannot be written as JSON"),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_an_app_that_cannot_be_one_is_broken_and_harms_no_other(tmp_path: Path, body: str, fault: str) -> None:
+    (tmp_path / "bad.py").write_text(f"import radnode\n\nclass A(radnode.App):\n    {body}\n")
+    (tmp_path / "good.py").write_text("import radnode\n\nclass Good(radnode.App):\n    name, version = 'good', '1'\n")
+    found = apps.find(tmp_path)
+    assert "good" in found.apps
+    assert fault in found.faults["bad"]
 
 
 # ---- one job -------------------------------------------------------------------------------------------------------
@@ -228,6 +311,8 @@ def test_files_are_copied_aside_and_are_no_objects(tmp_path: Path) -> None:
     [
         (lambda series: None, "returned nothing"),
         (lambda series: [3], "yielded int, which is no result"),
+        (lambda series: [MeasurementReport([Measurement("Size", 1)]), None], "yielded NoneType, which is no result"),
+        (lambda series: MeasurementReport([Measurement("Size", 1)]), "returned a MeasurementReport"),
         (lambda series: [File("nowhere.csv")], "does not exist"),
     ],
 )
@@ -316,6 +401,53 @@ def test_two_runs_by_hand_never_share_a_uid(tmp_path: Path) -> None:
     assert len(set(uids)) == 4
 
 
+def test_a_result_that_cannot_be_drawn_is_a_result_without_a_picture(tmp_path: Path) -> None:
+    """A clip of ultrasound has frames that a segmentation's picture cannot choose from; a film has many pictures."""
+
+    def make(series: Any) -> Iterator[Any]:
+        yield Segmentation([Segment("Heart", np.ones((1, 16, 16)))])
+        film = pydicom.Dataset()
+        film.SOPClassUID, film.Modality = MultiFrameTrueColorSecondaryCaptureImageStorage, "OT"
+        film.NumberOfFrames, film.Rows, film.Columns, film.SamplesPerPixel = 3, 2, 2, 3
+        film.PhotometricInterpretation, film.PlanarConfiguration = "RGB", 0
+        film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 8, 8, 7, 0
+        film.ConversionType, film.BurnedInAnnotation, film.ImageType = "SYN", "NO", ["DERIVED", "SECONDARY"]
+        film.FrameIncrementPointer, film.PatientOrientation, film.Laterality = 0x00182001, "", ""
+        film.PageNumberVector = [1, 2, 3]
+        film.PixelData = bytes(range(36))
+        yield film
+
+    (path,) = head_ct(tmp_path / "in", slices=1, size=16)
+    ds = pydicom.dcmread(path)
+    ds.NumberOfFrames = 2
+    ds.PixelData *= 2
+    ds.save_as(path)
+    (run,) = run_local(yielding(make), tmp_path / "in", {}, tmp_path / "out")
+    assert [each.name for each in run.files] == ["seg-0001.dcm", "raw-0001.dcm", "raw-0001.png"]
+    assert Image.open(run.files[2]).size == (2, 2)
+
+
+def test_a_source_without_a_window_is_drawn_in_its_own_range(tmp_path: Path) -> None:
+    head_ct(tmp_path / "in", slices=1, size=64, WindowCenter=None, WindowWidth=None)
+    app = yielding(lambda series: [Segmentation([Segment("Corner", np.eye(64)[None])])])
+    (run,) = run_local(app, tmp_path / "in", {}, tmp_path / "out")
+    shown = np.asarray(Image.open(run.files[1]))
+    assert shown[2, 40:60].max() < 20  # air
+    assert shown[32, 14:28].min() > 100  # brain
+
+
+def test_an_app_takes_a_study_however_its_author_says_so(tmp_path: Path) -> None:
+    head_ct(tmp_path / "in", slices=1, size=16, localizer=True)
+    for number, written in enumerate(["Study", "'Study'", "radnode.Study", "'radnode.Study'"]):
+        source = "import radnode\nfrom radnode import Measurement, MeasurementReport, Study\n\n"
+        source += "class Counts(radnode.App):\n    name, version = 'counts', '1'\n"
+        source += f"    def process(self, study: {written}, options):\n"
+        source += "        yield MeasurementReport([Measurement('Series', len(study))])\n"
+        (tmp_path / str(number)).mkdir()
+        (run,) = run_local(load(source, tmp_path / str(number), "counts"), tmp_path / "in", {}, tmp_path / "out")
+        assert measured(run) == {"Series": 2}
+
+
 def test_a_folder_without_dicom_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotDicomError, match="holds no DICOM file"):
         run_local(TEST, tmp_path, {}, tmp_path / "out")
@@ -367,14 +499,21 @@ def test_the_app_for_a_study_runs(tmp_path: Path) -> None:
         run_local(pair, tmp_path / "in", {}, tmp_path / "out", inputs={"thick": "*"})
 
 
+def test_the_app_that_declines_what_makes_no_volume_runs(tmp_path: Path) -> None:
+    stack = load(python_blocks()[3], tmp_path, "stack")
+    head_ct(tmp_path / "in", slices=20, size=16, missing=range(3, 10))
+    (run,) = run_local(stack, tmp_path / "in", {}, tmp_path / "out")
+    assert run.declined.endswith("the others are 5.0 mm -> push the whole series")
+
+
 def test_the_app_with_a_finding_and_a_page_runs(tmp_path: Path) -> None:
     head_ct(tmp_path / "in", slices=2, size=16)
-    (run,) = run_local(load(python_blocks()[3], tmp_path, "air"), tmp_path / "in", {}, tmp_path / "out")
+    (run,) = run_local(load(python_blocks()[4], tmp_path, "air"), tmp_path / "in", {}, tmp_path / "out")
     assert [path.name for path in run.files] == ["sc-0001.dcm", "sc-0001.png", "sr-0001.dcm"]
 
 
 def test_the_app_with_a_model_runs(tmp_path: Path) -> None:
-    classifier = load(python_blocks()[4], tmp_path, "classifier")
+    classifier = load(python_blocks()[5], tmp_path, "classifier")
     head_ct(tmp_path / "in", slices=3, size=16)
     (run,) = run_local(classifier, tmp_path / "in", {}, tmp_path / "out")
     assert measured(run) == {"Score": 0.75}
@@ -383,9 +522,9 @@ def test_the_app_with_a_model_runs(tmp_path: Path) -> None:
 
 def test_the_authors_own_test_passes(tmp_path: Path) -> None:
     blocks = python_blocks()
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     (tmp_path / "bone.py").write_text(blocks[1])
-    (tmp_path / "test_bone.py").write_text(blocks[5])
+    (tmp_path / "test_bone.py").write_text(blocks[6])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_bone.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout
@@ -408,10 +547,16 @@ def test_the_commands_of_the_page_do_what_they_say(tmp_path: Path) -> None:
         assert "results/sr-0001.dcm" in done.stdout
 
 
-def test_an_app_that_raises_shows_its_own_lines_and_none_of_the_nodes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "said_last"),
+    [("return 1 / 0", "ZeroDivisionError: division by zero"), ("raise SystemExit(0)", "SystemExit: 0")],
+)
+def test_an_app_that_raises_shows_its_own_lines_and_none_of_the_nodes(
+    tmp_path: Path, line: str, said_last: str
+) -> None:
     (tmp_path / "apps").mkdir()
     source = "from radnode import App\n\nclass Bad(App):\n    name, version = 'bad', '1'\n"
-    source += "    def process(self, series, options):\n        return 1 / 0\n"
+    source += f"    def process(self, series, options):\n        {line}\n"
     (tmp_path / "apps" / "bad.py").write_text(source)
     head_ct(tmp_path / "in", slices=2, size=16)
     said = StringIO()
@@ -419,7 +564,7 @@ def test_an_app_that_raises_shows_its_own_lines_and_none_of_the_nodes(tmp_path: 
     known = load_settings({"RADNODE_APPS": str(tmp_path / "apps")}, tmp_path / "no.env")
     assert run_app(known, "bad", tmp_path / "in", [], tmp_path / "out", console, console) == 1
     assert re.findall(r"File .*/(\w+\.py)\", line (\d+)", said.getvalue()) == [("bad.py", "6")]
-    assert "ZeroDivisionError: division by zero" in said.getvalue()
+    assert said_last in said.getvalue()
 
 
 def test_importing_radnode_and_listing_its_apps_loads_no_heavy_library() -> None:

@@ -83,6 +83,18 @@ class Behaves(radnode.App[BehavesOptions]):
     def raises(self):
         raise RuntimeError("no such luck")
 
+    def raises_what_cannot_be_said(self):
+        class Unsayable(Exception):
+            def __str__(self):
+                raise RuntimeError
+        raise Unsayable
+
+    def leaves(self):
+        sys.exit()
+
+    def closes_all_its_files(self):
+        os.closerange(3, 256)
+
     def aborts(self):
         os.abort()
 
@@ -346,6 +358,9 @@ def test_every_end_has_its_name(bench: Bench) -> None:
     for how, ending in {
         "nothing": Ending("done"),
         "raises": Ending("error", "RuntimeError: no such luck"),
+        "raises_what_cannot_be_said": Ending("error", "Unsayable, which cannot say more"),
+        "leaves": Ending("error", "SystemExit: "),
+        "closes_all_its_files": Ending("crashed", "exited with code 1"),
         "aborts": Ending("crashed", "killed by SIGABRT"),
         "kills_itself": Ending("crashed", "killed by SIGKILL"),
         "segfaults": Ending("crashed", "killed by SIGSEGV"),
@@ -355,6 +370,7 @@ def test_every_end_has_its_name(bench: Bench) -> None:
     }.items():
         assert bench.run("behaves", how=how)[0] == ending, how
     assert "RuntimeError: no such luck" in bench.run("behaves", how="raises")[1]
+    assert "the process of the app broke: OSError(9, " in bench.run("behaves", how="closes_all_its_files")[1]
 
 
 @both

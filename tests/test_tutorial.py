@@ -79,7 +79,8 @@ def end(session: subprocess.Popen[bytes]) -> None:
     ("name", "fault"),
     [
         ("Upper", "no name"), ("../x", "no name"), ("a" * 41, "no name"), ("json", "module of Python"),
-        ("taken", "already"), ("known", "already"),
+        ("taken", "already"), ("known", "already"), ("numpy", "installed"), ("lambda", "Python's own"),
+        ("none", "Python's own"), ("declined", "radnode calls its Declined"),
     ],
 )  # fmt: skip
 def test_a_name_that_cannot_be_used_is_refused_and_nothing_made(tmp_path: Path, name: str, fault: str) -> None:

@@ -4,9 +4,21 @@ A demonstration of what an app looks like. It knows a threshold and nothing of m
 blood, and old blood is not. Nobody may be treated by it.
 """
 
-from radnode import App, AppOptions, Declined, Field, Measurement, MeasurementReport, SecondaryCapture, Series
+from radnode import (
+    App,
+    AppOptions,
+    Declined,
+    Field,
+    GeometryError,
+    Measurement,
+    MeasurementReport,
+    SecondaryCapture,
+    Series,
+)
 
 FEWEST_SLICES = 8
+ORIGINALS = "push the scanner's original images"
+ONE_STACK = "push the whole series, or give the rule one whose images are a single stack"
 
 
 class HyperdenseOptions(AppOptions):
@@ -23,7 +35,7 @@ class HyperdenseVolume(App[HyperdenseOptions]):
         from .skull import hyperdense  # noqa: PLC0415 - SimpleITK: 0.3 s for jobs, not for everyone who lists the apps
 
         decline_unsuitable(series)
-        volume = series.volume()
+        volume = volume_of(series)
         mask = hyperdense(volume, options.threshold_hu, options.upper_hu, options.speck_ml)
         said = f"{self.description} Counted: {options.threshold_hu:g} to {options.upper_hu:g} HU."
         if volume.HasMetaDataKey("resampled"):
@@ -45,5 +57,15 @@ def decline_unsuitable(series: Series) -> None:
         raise Declined("contrast-enhanced")
     if series.planes[0].get("RescaleType", "HU") not in ("HU", "US"):  # US, unspecified, is what old scanners say
         raise Declined(f"its values are no Hounsfield units but {series.planes[0].text('RescaleType')}")
+    if any(each.get(keyword) is None for each in series.planes for keyword in ("RescaleSlope", "RescaleIntercept")):
+        raise Declined("its values are no Hounsfield units (RescaleSlope, RescaleIntercept)", remedy=ORIGINALS)
     if len(series.planes) < FEWEST_SLICES:
         raise Declined(f"{len(series.planes)} slices, fewer than {FEWEST_SLICES}")
+
+
+def volume_of(series: Series):
+    """Missing images or several phases are no fault that running again would mend. Raises Declined."""
+    try:
+        return series.volume()
+    except GeometryError as error:
+        raise Declined(error.message, remedy=ONE_STACK) from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from radnode.domain.errors import OptionsError, did_you_mean
@@ -41,6 +44,14 @@ class Resources:
     """Jobs of the app that may run at once on the whole node; 0: as many as there is room for."""
     network: bool = False
     """Whether it talks to other machines. A job whose options name an address, or a model with one, may do so too."""
+
+    def __post_init__(self) -> None:
+        """What is no number would stop a worker, and all other apps with it."""
+        for name, least in (("cpu", 1), ("gpu", 0), ("memory", 1), ("concurrent", 0)):
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                raise ValueError(f"Resources({name}={value!r}) is no whole number of at least {least}")
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
+            raise ValueError(f"Resources(timeout={self.timeout!r}) is no number of seconds")
 
     @property
     def queue(self) -> str:
@@ -96,15 +107,29 @@ class App(Generic[OptionsT]):
 
     @classmethod
     def parse_options(cls, given: dict[str, Any]) -> AppOptions:
-        """Options from text or typed values. Raises OptionsError naming each option at fault."""
+        """Options from text, a list or a table as JSON, or typed values. Raises OptionsError naming each at fault."""
+        fields = cls.options_type().model_fields
+        read = {name: _read(value, fields[name].annotation if name in fields else Any) for name, value in given.items()}
         try:
-            return cls.options_type().model_validate(given)
+            return cls.options_type().model_validate(read)
         except ValidationError as error:
-            known = list(cls.options_type().model_fields)
+            known = list(fields)
             faults = {".".join(map(str, each["loc"])): _fault(each, known) for each in error.errors()}
             told = "; ".join(f"{option}: {fault}" for option, fault in faults.items())
             remedy = f"options of {cls.name}: {', '.join(known) or 'none'}"
             raise OptionsError(f"app {cls.name!r}: {told}", remedy=remedy, faults=faults) from None
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """What text stands for where the option is no text: the command line has no other way to name several values."""
+    if not (isinstance(value, str) and value.startswith(("[", "{"))):
+        return value
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _fault(error: ErrorDetails, known: list[str]) -> str:

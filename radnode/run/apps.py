@@ -16,12 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from radnode.domain.app import App
-from radnode.domain.errors import AppUnknownError
-from radnode.run.environments import describe, has_its_own
+from radnode.domain.app import App, AppOptions, Resources
+from radnode.domain.errors import AppUnknownError, OptionsError
+from radnode.run.environments import ForeignApp, describe, has_its_own
 
 _GROUP = "radnode.apps"
 _PACKAGE = "radnode_apps"
+_LONGEST = 64
+"""Characters that DICOM takes where results name their app (VR LO)."""
 
 
 @dataclass
@@ -139,10 +141,38 @@ def _apps_in(found: Any) -> Iterator[type[App[Any]]]:
 
 
 def _add(catalog: Catalog, place: str, app: type[App[Any]]) -> None:
-    name, version = getattr(app, "name", ""), getattr(app, "version", "")
-    if not name or not version:
-        catalog.faults[place] = f"class {app.__name__} lacks a `name` or a `version`"
-    elif name in catalog.apps:
-        catalog.faults[place] = f"another app is called {name!r} already"
+    if fault := _unusable(app):
+        catalog.faults[place] = f"class {app.__name__}{fault}"
+    elif app.name in catalog.apps:
+        catalog.faults[place] = f"another app is called {app.name!r} already"
     else:
-        catalog.apps[name] = app
+        catalog.apps[app.name] = app
+
+
+def _unusable(app: type[App[Any]]) -> str:
+    """Why a class is no app; empty where it is one."""
+    if not getattr(app, "name", "") or not getattr(app, "version", ""):
+        return " lacks a `name` or a `version`"
+    for keyword in ("name", "version", "description"):
+        text = getattr(app, keyword)
+        if not isinstance(text, str):
+            return f": its {keyword}, {text!r}, is no text"
+        if keyword != "description" and not (len(text) <= _LONGEST and text.isprintable() and "\\" not in text):
+            return f": its {keyword} is longer than {_LONGEST} characters, or has some that DICOM does not take"
+    if not isinstance(app.resources, Resources):
+        return ": its resources are no radnode.Resources"
+    return "" if issubclass(app, ForeignApp) else _unusable_options(app)
+
+
+def _unusable_options(app: type[App[Any]]) -> str:
+    given = [each for base in getattr(app, "__orig_bases__", ()) for each in getattr(base, "__args__", ())]
+    if strange := [each.__name__ for each in given if isinstance(each, type) and not issubclass(each, AppOptions)]:
+        return f": its options, {strange[0]}, are not derived from radnode.AppOptions"
+    try:
+        app.options_schema()
+        app.parse_options({}).model_dump(mode="json")
+    except OptionsError:
+        return ""  # some have no default
+    except Exception as error:  # noqa: BLE001 - of whatever type a stranger's options are
+        return f": its options cannot be written as JSON: {error}"
+    return ""

@@ -53,7 +53,7 @@ def serve(line: socket.socket, load: Callable[[], App[Any]], memory: int = 0) ->
         except RadnodeError as error:
             answer = _failed(str(error))
         except BaseException as error:  # noqa: BLE001 - the app is a stranger: whatever it raises fails its job only
-            answer = _failed(f"{type(error).__name__}: {error}")
+            answer = _failed(_told(error))
         _tell_usage(folder)
         for each in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -80,6 +80,14 @@ def _use_for_temporary_files(folder: Path) -> None:
 def _progress(line: socket.socket, text: str) -> None:
     print(text, flush=True)
     line.send(json.dumps({"progress": text[:_LONGEST_PROGRESS]}).encode())
+
+
+def _told(error: BaseException) -> str:
+    """What an exception says, also where its own `__str__` raises."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001
+        return f"{type(error).__name__}, which cannot say more"
 
 
 def _failed(text: str) -> dict[str, str]:

@@ -152,7 +152,8 @@ def _level(app_class: type[App[Any]]) -> str:
     """`study` where the first parameter of `process` is a Study and nothing else."""
     parameters = list(inspect.signature(app_class.process).parameters.values())
     kind = parameters[1].annotation if len(parameters) > 1 else ""
-    return "study" if getattr(kind, "__name__", kind) == "Study" else "series"
+    name = str(getattr(kind, "__name__", kind)).rpartition(".")[2]  # text where annotations are not evaluated
+    return "study" if name == "Study" else "series"
 
 
 def _named(found: list[Series], inputs: Mapping[str, str]) -> dict[str, Series]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 
 from radnode.domain.errors import OptionsError
@@ -88,6 +90,17 @@ Raise `version` whenever results change: it is part of every job's identity, so 
 """
 
 
+def _means_already(name: str, cls: str) -> str:
+    """What else goes by the name, in a test that imports the app, or by the class's in the app; empty where nothing."""
+    if iskeyword(name) or iskeyword(cls):
+        return "a word of Python's own"
+    if name in sys.stdlib_module_names:
+        return "a module of Python"
+    if cls in re.findall(r"^    (\w+),$", _APP, re.MULTILINE):
+        return f"what radnode calls its {cls}"
+    return "a package that is installed here" if find_spec(name) else ""
+
+
 def new_app(apps: Path, name: str, known: Collection[str]) -> list[Path]:
     """Makes the folder `apps/NAME` and returns its files. Raises OptionsError for a name that cannot be used.
 
@@ -96,14 +109,15 @@ def new_app(apps: Path, name: str, known: Collection[str]) -> list[Path]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,39}", name):
         raise OptionsError(f"{name!r} is no name for an app", remedy="lower-case letters, digits and _, at most 40")
-    if name in sys.stdlib_module_names:
-        raise OptionsError(f"{name!r} is a module of Python", remedy=f"call it {name}_app")
     folder = apps / name
     if name in known or folder.exists():
         raise OptionsError(f"there is an app {name!r} already", remedy="choose another name")
+    cls = "".join(part.capitalize() for part in name.split("_"))
+    if other := _means_already(name, cls):
+        raise OptionsError(f"{name!r} is {other}", remedy=f"call it {name}_app")
     words = {
         "name": name,
-        "cls": "".join(part.capitalize() for part in name.split("_")),
+        "cls": cls,
         "title": name.replace("_", " ").capitalize(),
         "place": f"{apps.name}/{name}",
     }

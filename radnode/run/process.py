@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,8 +118,9 @@ def _refuse_strangers(given: Sequence[Series]) -> None:
 
 def _run(app: App[Any], assignment: Assignment, source: Series | Study) -> Iterator[Result]:
     results = app.process(source, app.parse_options(assignment.options))
-    if results is None:
-        raise ResultError(f"app {app.name!r} returned nothing", remedy="yield results, or raise Declined")
+    if not isinstance(results, Iterable):
+        what = "nothing" if results is None else f"a {type(results).__name__}"
+        raise ResultError(f"app {app.name!r} returned {what}", remedy="yield results, or raise Declined")
     yield from results
 
 
@@ -205,8 +206,8 @@ class _Clock:
         while True:
             before = self.seconds.get(less, 0.0)
             with self.measure(name):
-                item = next(items, None)
+                item = next(items, self)  # not None, which an app may yield by mistake
             self.seconds[name] -= self.seconds.get(less, 0.0) - before
-            if item is None:
+            if isinstance(item, _Clock):
                 return
             yield item

@@ -51,7 +51,7 @@ def run_app(
         how: dict[str, Any] = {"level": level, "only": only, "inputs": named, "models": settings.models}
         try:
             runs = run_local(app, path, _options(sets), output, status.update, **how)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not (raised := _raised_in(app, error)):
                 raise
             err.print(raised, style="red", markup=False, highlight=False)
@@ -61,7 +61,7 @@ def run_app(
     return 1 if any(each.error for each in runs) else 0
 
 
-def _raised_in(app: type[App[Any]], error: Exception) -> str:
+def _raised_in(app: type[App[Any]], error: BaseException) -> str:
     """The traceback from the app's own code on; empty where that had no part in it, or radnode can say it in words."""
     at = error.__traceback__
     while at and at.tb_frame.f_globals.get("__name__") != app.__module__:
@@ -87,8 +87,9 @@ def _options(sets: Sequence[str], flag: str = "--set") -> dict[str, str]:
     options = {}
     for each in sets:
         key, equals, value = each.partition("=")
-        if not equals:
-            raise OptionsError(f"{flag} {each!r} has no value", remedy=f"write {flag} KEY=VALUE")
+        if not (equals and key.strip()):
+            lacks = "name" if equals else "value"
+            raise OptionsError(f"{flag} {each!r} has no {lacks}", remedy=f"write {flag} KEY=VALUE")
         options[key.strip()] = value
     return options
 

@@ -189,7 +189,7 @@ def _first_process(order: Order, out: int, status: int, start: Callable[[], NoRe
                 code = 0
                 break
     except BaseException as fault:  # noqa: BLE001 - this process must never return into the nursery's code
-        os.write(2, f"the child could not be started: {fault}\n".encode())
+        os.write(2, f"the process of the app broke: {fault!r}\n".encode())
     finally:
         os._exit(code)
 
