@@ -176,7 +176,7 @@ def test_a_capture_says_where_its_edges_are_and_what_its_source_has_lost(tmp_pat
     assert ds.ImageLaterality == "L"
     for path in (capture, *others):
         ds = pydicom.dcmread(path)
-        assert ds.Laterality == "L"
+        assert ds.get("Laterality") == ("L" if ds.Modality in ("CT", "DOC") else None)  # captures have ImageLaterality
         assert ds.Modality == "DOC" or (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", 12.5)
         assert check(path, series.first.path) == []
 
@@ -197,6 +197,36 @@ def test_what_is_drawn_on_a_picture_that_names_the_patient_names_the_patient(
     overlay = SecondaryCapture.overlay(series, np.ones((1, 16, 16), bool), window=(40, 80), series=series)
     (made,) = encode([overlay], series, JOB)
     assert made.dataset.BurnedInAnnotation == named
+
+
+@pytest.mark.parametrize("body", ["HEAD", "KNEE", "BREAST", "LEFT HAND", None])
+@pytest.mark.parametrize("side", [{}, {"Laterality": ""}, {"Laterality": "R"}, {"ImageLaterality": "L"}], ids=str)
+def test_results_are_valid_whatever_the_body_part_and_whoever_states_the_side(
+    tmp_path: Path, body: str | None, side: dict[str, str]
+) -> None:
+    """A segmentation of a knee with its side, and captures of a breast or of a knee without one, were invalid."""
+    series = phantom(tmp_path / "in", BodyPartExamined=body, **side)
+    paths = written(tmp_path / "out", every_kind(series), series)
+    if (body, side) != ("HEAD", {"Laterality": "R"}):  # which makes no sense, in the source either
+        assert [dciodvfy(path) for path in paths] == [[]] * IN_ALL
+    assert [check(path, series.first.path) for path in paths] == [[]] * IN_ALL
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        assert ds.get("BodyPartExamined") in (body, None)
+        if ds.Modality == "OT" and path.name.startswith("sc"):
+            assert (ds.get("ImageLaterality") or ds.get("Laterality") or "") == "".join(side.values())
+
+
+def test_a_page_of_both_breasts_says_both(tmp_path: Path) -> None:
+    files = head_ct(tmp_path, slices=2, size=16)
+    for path, side in zip(files, "LR", strict=True):
+        ds = pydicom.dcmread(path)
+        ds.ImageLaterality = side
+        ds.save_as(path)
+    (series,) = read_series(files)
+    pictures = [SecondaryCapture(np.zeros((4, 4), np.uint8)), SecondaryCapture(np.zeros((2, 4, 4, 3), np.uint8))]
+    sides = [each.dataset.ImageLaterality for each in encode(pictures, series, JOB)]
+    assert sides == ["B", "L", "R"]
 
 
 def test_both_sides_together_are_neither_side(tmp_path: Path) -> None:

@@ -316,16 +316,6 @@ def algorithm(context: Context) -> Dataset:
     return item
 
 
-def add_body_part(ds: Dataset, context: Context, *, laterality: bool = False) -> None:
-    """The source's body part and side, where all its series are of one; images without a body part need a Laterality,
-    be it empty (PS3.3 C.7.3.1, Type 2C)."""
-    if context.agreed("BodyPartExamined"):
-        copy(context.header, ds, "BodyPartExamined")
-    side = context.agreed("Laterality")
-    if side in ("L", "R") or (laterality and "BodyPartExamined" not in ds):
-        ds.Laterality = side
-
-
 def add_compression(ds: Dataset, images: Iterable[Instance]) -> None:
     """Once lossy, always lossy: what was made of such images says so, too (PS3.3 C.7.6.1.1.5)."""
     lossy = next((each for each in images if each.text("LossyImageCompression") == "01"), None)

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
-from radnode.dicom.encode import common
+from radnode.dicom.encode import anatomy, common
 from radnode.dicom.encode.common import Context, Encoded
 from radnode.domain.errors import ResultError
 from radnode.domain.results import EncapsulatedPdf
@@ -24,7 +24,8 @@ def encode(result: EncapsulatedPdf, context: Context) -> Iterator[Encoded]:
     data = _document(result.document)
     ds = context.begin("pdf", EncapsulatedPDFStorage, "DOC", SERIES_NUMBER, common.clean(result.description))
     ds.ConversionType = "SYN"
-    common.add_body_part(ds, context)
+    anatomy.add_body_part(ds, context)
+    anatomy.add_side(ds, context)
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     ds.AcquisitionDateTime = ""
     ds.DocumentTitle = common.clean(result.title)

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ParametricMapStorage
 
-from radnode.dicom.encode import common
+from radnode.dicom.encode import anatomy, common
 from radnode.dicom.encode.common import Context, Encoded
 from radnode.dicom.encode.multiframe import Frames
 from radnode.dicom.encode.sr_groups import unit_of
@@ -39,7 +39,8 @@ def encode(result: ParametricMap, context: Context) -> Iterator[Encoded]:
     ds = context.begin("pm", ParametricMapStorage, modality, SERIES_NUMBER, common.clean(result.description))
     ds.ImageType = _FRAME_TYPE
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "MAP", common.clean(result.description), ""
-    common.add_body_part(ds, context, laterality=True)
+    anatomy.add_body_part(ds, context)
+    anatomy.add_side(ds, context)
     ds.CodingSchemeIdentificationSequence = Sequence([common.private_scheme()])
     ds.BurnedInAnnotation, ds.RecognizableVisualFeatures = "NO", "NO"
     ds.ContentQualification, ds.PresentationLUTShape = "RESEARCH", "IDENTITY"

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from radnode.dicom.encode import common
+from radnode.dicom.encode import anatomy, common
 from radnode.dicom.encode.common import Context, Encoded
 from radnode.dicom.encode.links import Reference
 from radnode.dicom.masks import mask_on_source
@@ -28,7 +28,7 @@ from radnode.domain.study import Instance, Series
 SERIES_NUMBER = 9001
 _GEOMETRY = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient",
-    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ImageLaterality",
+    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
 )  # fmt: skip
 _WRITTEN_ON = tuple(f"1.2.840.10008.5.1.4.1.1.{each}" for each in ("3.1", "6.1", "7", "77.1"))
 """Roots of the classes of ultrasound, captures and visible light, whose makers write names into pictures."""
@@ -119,7 +119,8 @@ def _begin(
     ds.BurnedInAnnotation = "YES" if result.shows_identity else "NO"
     common.add_compression(ds, images)
     ds.PatientOrientation = ""
-    common.add_body_part(ds, context, laterality=True)
+    anatomy.add_body_part(ds, context)
+    anatomy.add_side(ds, context, images)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = shown.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
@@ -176,7 +177,10 @@ def windowed(plane: Instance, center: float, width: float) -> Picture:
     if units.shape == (*shape, 3):
         return np.clip(units, 0, 255).astype(np.uint8)
     if units.shape != shape:
-        raise ResultError(f"an overlay needs single pictures of {shape}, not pixels of {units.shape}")
+        raise ResultError(
+            f"an overlay needs single pictures of {shape}, not pixels of {units.shape}",
+            remedy="draw on instance.pixels(), and yield a SecondaryCapture for each picture",
+        )
     grey = np.clip((units - (center - width / 2)) * (255 / width), 0, 255).astype(np.uint8)
     if plane.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = 255 - grey

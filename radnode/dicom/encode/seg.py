@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, SegmentationStorage
 
-from radnode.dicom.encode import common
+from radnode.dicom.encode import anatomy, common
 from radnode.dicom.encode.common import Context, Encoded
 from radnode.dicom.encode.links import Place, Reference
 from radnode.dicom.encode.multiframe import Frames
@@ -52,7 +52,7 @@ def encode(result: Segmentation, context: Context) -> Iterator[Encoded]:
     ds = context.begin("seg", SOP_CLASSES[result.kind], "SEG", SERIES_NUMBER, common.clean(result.description))
     ds.ImageType = ["DERIVED", "PRIMARY"]
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "SEGMENTATION", common.clean(result.description), ""
-    common.add_body_part(ds, context)
+    anatomy.add_body_part(ds, context)  # no side: multi-frame classes have that in their frames
     ds.CodingSchemeIdentificationSequence = Sequence([common.private_scheme()])
     ds.SegmentationType = result.kind
     frames = Frames(series, DERIVATION, segmented=result.kind != "LABELMAP")
