@@ -312,7 +312,8 @@ def test_files_are_copied_aside_and_are_no_objects(tmp_path: Path) -> None:
         (lambda series: None, "returned nothing"),
         (lambda series: [3], "yielded int, which is no result"),
         (lambda series: [MeasurementReport([Measurement("Size", 1)]), None], "yielded NoneType, which is no result"),
-        (lambda series: MeasurementReport([Measurement("Size", 1)]), "returned a MeasurementReport"),
+        (lambda series: MeasurementReport([Measurement("Size", 1)]), "returned one MeasurementReport"),
+        (lambda series: pydicom.Dataset(), "returned one Dataset"),
         (lambda series: [File("nowhere.csv")], "does not exist"),
     ],
 )

@@ -64,7 +64,7 @@ class Snoop(radnode.App):
         return []
 """,
     "behaves": """
-import ctypes, os, signal, subprocess, sys, time, radnode
+import ctypes, os, signal, subprocess, sys, threading, time, radnode
 
 class BehavesOptions(radnode.AppOptions):
     how: str = ""
@@ -91,6 +91,17 @@ class Behaves(radnode.App[BehavesOptions]):
 
     def leaves(self):
         sys.exit()
+
+    def has_no_output(self):
+        sys.stdout = sys.stderr = None
+
+    def computes_in_threads(self):
+        sums = []
+        threads = [threading.Thread(target=lambda: sums.append(sum(bytearray(1000)))) for _ in range(16)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
 
     def closes_all_its_files(self):
         os.closerange(3, 256)
@@ -359,7 +370,9 @@ def test_every_end_has_its_name(bench: Bench) -> None:
         "nothing": Ending("done"),
         "raises": Ending("error", "RuntimeError: no such luck"),
         "raises_what_cannot_be_said": Ending("error", "Unsayable, which cannot say more"),
-        "leaves": Ending("error", "SystemExit: "),
+        "leaves": Ending("error", "SystemExit"),
+        "has_no_output": Ending("done"),
+        "computes_in_threads": Ending("done"),
         "closes_all_its_files": Ending("crashed", "exited with code 1"),
         "aborts": Ending("crashed", "killed by SIGABRT"),
         "kills_itself": Ending("crashed", "killed by SIGKILL"),

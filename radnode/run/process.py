@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydicom import Dataset
+
 from radnode import models
 from radnode.dicom.encode import Encoded, encode, load_all
 from radnode.dicom.encode.check import check, find_judge
@@ -118,8 +120,8 @@ def _refuse_strangers(given: Sequence[Series]) -> None:
 
 def _run(app: App[Any], assignment: Assignment, source: Series | Study) -> Iterator[Result]:
     results = app.process(source, app.parse_options(assignment.options))
-    if not isinstance(results, Iterable):
-        what = "nothing" if results is None else f"a {type(results).__name__}"
+    if not isinstance(results, Iterable) or isinstance(results, str | bytes | Dataset):
+        what = "nothing" if results is None else f"one {type(results).__name__}"
         raise ResultError(f"app {app.name!r} returned {what}", remedy="yield results, or raise Declined")
     yield from results
 
