@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sqlalchemy import select, update
 
 from radnode.domain.jobs import SeriesLabel
+from radnode.run import look
 from radnode.state import generations, schema, waits
 from radnode.state.ledger import Ledger
 from tests.databases import Database
@@ -107,6 +110,10 @@ def test_without_wait_a_study_that_lacks_an_input_is_not_taken_and_says_why(ledg
     assert (said["matched"], said["missing"]) == (False, ["t1ce"])
     assert said["reason"].startswith('no series for input t1ce: SeriesDescription is "AX FLAIR"')
     assert (judge.jobs(), judge.view()["state"]) == ([], "done")
+    shown = StringIO()
+    Console(file=shown, width=200).print(look.render_studies([judge.view()], detailed=True, nothing=""))
+    whole = shown.getvalue().partition("the study as a whole")[2]
+    assert "✗ glioma: no series for input t1ce" in whole
 
 
 @pytest.mark.parametrize("then", ["run", "give_up"])

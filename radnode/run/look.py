@@ -212,7 +212,11 @@ def _study_tree(study: View) -> Tree:
         branch = tree.add(
             _line(f"{each['Modality']} {description}, {each['instances']} images ", _state(each["state"]))
         )
-        for line in _verdicts(study["timeline"], each["SeriesInstanceUID"]):
+        for line in _verdicts(study["timeline"], "complete", each["SeriesInstanceUID"]):
+            branch.add(line)
+    if of_study := list(_verdicts(study["timeline"], "study complete")):
+        branch = tree.add("the study as a whole")
+        for line in of_study:
             branch.add(line)
     for each in study["near_misses"]:
         tree.add(plain(f"near miss: rule {each['rule']} (line {each['line']}) wants {each['keyword']}, which is absent"
@@ -253,9 +257,9 @@ def _remedies(job: View) -> Iterator[str]:
         yield f"{job['flag']} -> see to its results in the PACS, then radnode release {short}"
 
 
-def _verdicts(timeline: Sequence[View], series_uid: str) -> Iterator[Text]:
-    """The last word of every rule on a series."""
-    said = [each for each in timeline if each["event"] == "complete" and each["SeriesInstanceUID"] == series_uid]
+def _verdicts(timeline: Sequence[View], event: str, series_uid: str = "") -> Iterator[Text]:
+    """The last word of every rule on a series, or of those at study level on the study."""
+    said = [each for each in timeline if each["event"] == event and each["SeriesInstanceUID"] == series_uid]
     for rule in said[-1].get("rules", []) if said else []:
         mark = Text("✓ ", style="green") if rule["matched"] else Text("✗ ", style="red")
         yield _line(mark, f"{rule['rule']}: {rule['reason']} (line {rule['line']})")
