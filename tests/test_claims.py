@@ -519,6 +519,13 @@ def test_a_destination_that_is_down_rests_whole_and_delays_no_other(ledger: Ledg
         assert do(ledger, deliveries.delivered, delivery)
     assert claim_delivery(ledger, now=now) is None
     assert do(ledger, deliveries.runnable, now) == 0
+    with ledger.read() as tx:
+        said = {job: Views(tx, None).job(job)["deliveries"] for job in ("a", "b")}
+    assert [each["error"] for each in said["a"]] == ["refused", ""]
+    assert [each["error"] for each in said["b"]] == [
+        "broken has failed 1 times in a row; it is tried again by itself",
+        "",
+    ]
     assert do(ledger, deliveries.runnable, now + 60) == 1
     back = claimed_delivery(ledger, now=now + 60)
     assert (back.destination, back.failures, back.error) == ("broken", 1, "refused")

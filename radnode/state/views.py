@@ -138,6 +138,19 @@ class Views:
     def _paused(self) -> set[tuple[str, str]]:
         return {(each.kind, each.name) for each in pauses.all_paused(self._tx)}
 
+    @cached_property
+    def _down(self) -> dict[str, int]:
+        """Destination -> how often it has failed in a row."""
+        column = schema.destination.c
+        return dict(self._tx.execute(select(column.name, column.failures).where(column.failures > 0)).all())
+
+    def _waits_in_line(self, delivery: Row[Any]) -> str:
+        """Of a destination that does not answer only one delivery is tried: the others wait behind it."""
+        times = self._down.get(delivery.destination)
+        if not times or delivery.state != DeliveryState.WAITING.value:
+            return ""
+        return f"{delivery.destination} has failed {times} times in a row; it is tried again by itself"
+
     def paused(self) -> list[View]:
         """Apps and destinations that a person has paused."""
         rows = pauses.all_paused(self._tx)
@@ -206,7 +219,7 @@ class Views:
             "state": row.state,
             "paused": row.state == DeliveryState.WAITING.value and ("destination", row.destination) in self._paused,
             "attempt": row.attempt,
-            "error": row.error,
+            "error": row.error or self._waits_in_line(row),
             "instances": self._tx.execute(total).scalar_one() - left_out,
             "stored": sum(each.stored for each in answers),
             "refused": [
