@@ -38,6 +38,13 @@ class Box:
     def __init__(self) -> None:
         self.mails: list[Message] = []
         self.answers: list[str] = []
+        self.unknown = ""
+
+    async def handle_RCPT(self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any) -> str:
+        if address == self.unknown:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         if self.answers:
@@ -105,6 +112,22 @@ def test_a_report_is_mailed_once_as_a_page_without_the_patient(desk: Desk, tmp_p
     report = pydicom.dcmread(made["sr"])
     for each in (report.PatientID, str(report.PatientName).partition("^")[0], "AccessionNumber"):
         assert each not in mail.as_string()
+
+
+def test_a_recipient_whom_the_server_does_not_take_is_in_the_log(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deliver(desk, tmp_path)
+    port = free_port()
+    with server(port) as box:
+        box.unknown = "two@hospital.org"
+        assert drain(desk, settings(desk, port)) == ["sent"]
+    assert len(box.mails) == 1
+    said = capsys.readouterr()
+    (line,) = [each for each in (said.out + said.err).splitlines() if "mail not taken" in each]
+    assert "two@hospital.org" in line
+    assert "550" in line
+    assert "one@hospital.org" not in line
 
 
 def test_a_login_is_tried_again_and_a_refused_mail_is_parked(desk: Desk, tmp_path: Path) -> None:

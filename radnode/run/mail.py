@@ -10,6 +10,7 @@ from email.utils import formatdate
 from typing import Any
 
 from radnode.settings import Settings
+from radnode.telemetry import log
 
 _TIMEOUT = 30.0
 _TEXTS = {
@@ -48,7 +49,9 @@ def send(made: EmailMessage, settings: Settings) -> tuple[str, bool]:
                 server.starttls(context=ssl.create_default_context())
             if settings.smtp_user:
                 server.login(settings.smtp_user, settings.smtp_password)
-            server.send_message(made)
+            if refused := server.send_message(made):
+                left_out = {address: code for address, (code, _) in refused.items()}
+                log().warning("mail not taken for every recipient", refused=left_out, remedy="mend the rule's mail_to")
     except smtplib.SMTPAuthenticationError as error:  # a person will mend the setting
         return f"mail server refused the login: {error.smtp_code}", False
     except smtplib.SMTPRecipientsRefused as error:
