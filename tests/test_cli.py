@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 
 from radnode.cli import app
 from radnode.run import look
+from radnode.run.person import who
 from radnode.testing.sink import SinkPacs
 from tests.peers import REPO, Node, free_port, until
 from tests.road import (
@@ -254,6 +257,16 @@ def at_work(node: Node, job: str) -> list[int]:
     """The processes whose folder is the job's."""
     links = [Path(f"/proc/{pid}/cwd") for pid in node.pids()]
     return [int(each.parent.name) for each in links if each.exists() and job in str(each.readlink())]
+
+
+def test_a_user_whom_the_system_knows_no_name_of_acts_under_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for each in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert who() == f"user {os.getuid()}"
 
 
 def test_retry_by_filter_takes_only_what_fits(node: Node, sink: SinkPacs, tmp_path: Path, seed: int) -> None:

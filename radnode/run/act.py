@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
 from radnode.run.look import ledger_of
+from radnode.run.person import who
 from radnode.settings import Settings, seconds
 from radnode.state import deliveries, generations, holds, intake, jobs, pauses, views
 from radnode.state.ledger import Transaction, take_turns
@@ -78,11 +78,11 @@ def rerun(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     chosen.checked()
     catalog = app_finder.find(settings.apps)
 
-    def again(tx: Transaction, job_id: str, who: str) -> bool:
+    def again(tx: Transaction, job_id: str, by: str) -> bool:
         app = jobs.get(tx, job_id).app
         if app and (fault := catalog.broken(app)) is not None:
             raise RadnodeError(f"app {app} cannot run: {fault}", remedy="`radnode apps` lists those that can")
-        return bool(app) and bool(generations.rerun(tx, job_id, who, catalog.version(app)))
+        return bool(app) and bool(generations.rerun(tx, job_id, by, catalog.version(app)))
 
     def act(tx: Transaction) -> list[str]:
         _refuse_purged(tx, chosen, "push the study again", images=True)
@@ -96,13 +96,13 @@ def release(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> lis
     chosen.checked()
 
     def act(tx: Transaction) -> list[str]:
-        who = getpass.getuser()
+        me = who()
         found = _jobs(tx, chosen, ("held",), generations.again, dry_run)
         if chosen.ids:
-            found += [f"job {each}" for each in holds.flagged(tx, chosen.ids) if dry_run or holds.unflag(tx, each, who)]
+            found += [f"job {each}" for each in holds.flagged(tx, chosen.ids) if dry_run or holds.unflag(tx, each, me)]
         if chosen.ids or chosen.state == "held":
             held = holds.studies(tx, chosen.ids)
-            found += [f"study {uid}" for uid in held if dry_run or holds.release(tx, uid, who)]
+            found += [f"study {uid}" for uid in held if dry_run or holds.release(tx, uid, me)]
         return found
 
     return _acting(settings, act)
@@ -125,7 +125,7 @@ def promote(settings: Settings, rule: str, since: str = "", *, dry_run: bool = F
 
     def act(tx: Transaction) -> list[str]:
         found = jobs.shadows(tx, chosen.rule, chosen.after)
-        return [f"job {each}" for each in found if dry_run or jobs.promote(tx, each, getpass.getuser())]
+        return [f"job {each}" for each in found if dry_run or jobs.promote(tx, each, who())]
 
     return _acting(settings, act)
 
@@ -134,7 +134,7 @@ def pause(settings: Settings, name: str) -> str:
     """Lets the jobs of an app, or the deliveries to a destination, wait; returns which of the two `name` is."""
     with ledger_of(settings) as ledger, ledger.begin("pause") as tx:
         kind = _kind(settings, tx, name)
-        pauses.pause(tx, kind, name, getpass.getuser())
+        pauses.pause(tx, kind, name, who())
     return kind
 
 
@@ -191,7 +191,7 @@ def _jobs(
     found = views.select_jobs(
         tx, chosen.ids, states=states, app=chosen.app, rule=chosen.rule, state=chosen.state, since=chosen.after
     )
-    return [f"job {each}" for each in found if dry_run or act(tx, each, getpass.getuser())]
+    return [f"job {each}" for each in found if dry_run or act(tx, each, who())]
 
 
 def _deliveries(
@@ -211,4 +211,4 @@ def _deliveries(
         rule=chosen.rule,
         since=chosen.after,
     )
-    return [f"delivery {each}" for each in found if dry_run or act(tx, each, getpass.getuser())]
+    return [f"delivery {each}" for each in found if dry_run or act(tx, each, who())]

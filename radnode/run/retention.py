@@ -6,7 +6,6 @@ that nobody waits long for the ledger, and finishes first what an earlier purge 
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from radnode.domain.errors import NotDicomError, NotFoundError, RadnodeError
 from radnode.domain.notice import notice_id
 from radnode.run.joblog import log_path
 from radnode.run.look import ledger_of
+from radnode.run.person import who
 from radnode.settings import Settings, seconds
 from radnode.state import purges
 from radnode.state.ledger import Ledger, Record
@@ -230,7 +230,7 @@ def purge(settings: Settings, wanted: Sequence[str] = (), older_than: str = "", 
 
 def _who(wanted: Sequence[str]) -> str:
     """Only who names a study decides of what waits for a person."""
-    return getpass.getuser() if wanted else ""
+    return who() if wanted else ""
 
 
 def _age(text: str) -> float:
