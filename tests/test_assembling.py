@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
 
+from radnode.domain.assembly import Assessment
 from radnode.run.assembling import Assembling
 from radnode.run.fetching import Fetcher
 from radnode.run.inquiry import Peers, SeriesInquiry
@@ -17,6 +21,7 @@ from radnode.state import schema
 from radnode.state.presence import Barrier, Presence
 from radnode.state.spool import Spool
 from tests.desk import Desk
+from tests.peers import until
 from tests.road import small_ct
 
 SENT_AT = 100.0
@@ -82,3 +87,25 @@ def test_what_is_found_out_while_a_barrier_is_up_is_judged_behind_the_next(
     before = turns.barrier.read()
     turns.at(105.4, flushed=True)  # and nothing is left to be judged
     assert turns.barrier.read() == before
+
+
+def test_series_of_a_big_study_hold_up_nobody_where_a_rule_with_inputs_reads_all_of_it(
+    desk: Desk, turns: Turns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def judged(*_: Any) -> Assessment | None:
+        threads.append(threading.current_thread().name)
+        return None
+
+    monkeypatch.setattr("radnode.run.assembling._BIG", 4)
+    monkeypatch.setattr(desk.completion, "judge_series", judged)
+    desk.receive(small_ct(tmp_path / "study", 1, localizer=True))  # series of four files and of two
+    moments = count(1000, 100)
+    for inputs, expected in (("", "MainThread"), (", level: study, inputs: {ct: {Modality: CT}}", "big series")):
+        desk.route(f"{{name: wiring, app: test, send_to: [a]{inputs}}}")
+        threads.clear()
+        for _ in range(4):
+            turns.at(next(moments), flushed=True)
+        until(lambda: len(threads) >= 2, "both series are judged")
+        assert set(threads) == {expected}

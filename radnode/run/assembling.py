@@ -38,7 +38,7 @@ _BRIEF = 0.15
 _SLACK = 2.0
 """Seconds that arrivals may take to reach the ledger; what takes longer is left to its quiet time."""
 _BIG = 1000
-"""Files; a series of more is judged in a lane of its own, beside all others."""
+"""Files; where more are read, a series is judged in a lane of its own, beside all others."""
 _HOUR = 3600.0
 
 
@@ -151,6 +151,8 @@ class Assembling:
     def _series(self, row: Record, routing: Routing) -> None:
         with self._ledger.read() as tx:
             carriers, files = assembling.carriers(tx, row.id), assembling.size(tx, row.id)
+            if any(rule.inputs for rule in routing.rules):  # for these all of its study is read
+                files = assembling.study_size(tx, row.study_id)
         gone = self._gone_since.get(digest(row.peer))
         situation = Situation(
             quiet=self._judged_at - row.seen,
