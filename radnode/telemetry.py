@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from radnode.state.presence import Presence
 _MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
 _KINDS = ("counter", "histogram", "gauge_livesum", "gauge_mostrecent")
 _METRICS_ROOM = 128 * 1024
+_SELDOM, _LINES_KEPT = 60.0, 1000
 
 
 def set_up(settings: Settings, part: str) -> None:
@@ -79,7 +81,7 @@ def log(name: str = "radnode") -> Any:
 def _set_up_logs(settings: Settings, part: str) -> None:
     human = settings.log_format == "human" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        lambda _logger, _method, event: {"part": part, **event},  # a context variable would not reach other threads
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
     ]
@@ -95,7 +97,6 @@ def _set_up_logs(settings: Settings, part: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(part=part)
     _set_up_logs_of_others([*shared, structlog.stdlib.add_logger_name], last)
 
 
@@ -107,6 +108,7 @@ def _set_up_logs_of_others(shared: list[Processor], last: list[Processor]) -> No
     """
     handler = logging.StreamHandler(_Stderr())
     handler.setLevel(logging.ERROR)
+    handler.addFilter(_Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
@@ -114,6 +116,23 @@ def _set_up_logs_of_others(shared: list[Processor], last: list[Processor]) -> No
     )
     logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+
+class _Seldom(logging.Filter):
+    """Of equal lines one a minute: Dramatiq says several times a second, for hours, that a server is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line, now = (record.name, record.getMessage()), time.monotonic()
+        if now < self._said.get(line, 0.0):
+            return False
+        if len(self._said) >= _LINES_KEPT:
+            self._said.clear()
+        self._said[line] = now + _SELDOM
+        return True
 
 
 class _Stderr:
