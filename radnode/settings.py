@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -141,7 +141,7 @@ def private_files(settings: Settings) -> list[Path]:
     dotenv = Path(".env").absolute()
     given = {key: value for key, (value, _) in _read_dotenv(dotenv).items()} | os.environ
     named = [given[f"{each}_FILE"] for each in map(variable, Settings.__dataclass_fields__) if f"{each}_FILE" in given]
-    sockets = [urlsplit(settings.redis_url).path] if settings.redis_url.startswith("unix:") else []
+    sockets = [unquote(urlsplit(settings.redis_url).path)] if settings.redis_url.startswith("unix:") else []
     database = urlsplit(settings.database_url)
     if settings.database_url and not database.hostname:  # PostgreSQL's own place for its socket, or the one given
         sockets.append(parse_qs(database.query).get("host", ["/var/run/postgresql"])[0])

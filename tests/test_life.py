@@ -137,6 +137,14 @@ def test_a_signal_ends_the_node_in_good_order_and_the_running_job_goes_on_after_
     assert job["attempt"] == 2
 
 
+@pytest.mark.parametrize("name", ["rädnode 日本", "100% #1?%41'"])
+def test_a_home_may_have_any_name(sink: SinkPacs, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with Node(folder, destinations(a=sink) + QUICK + "rules: [{name: wiring, app: test, send_to: [a]}]\n") as node:
+        settled(node, push(node, small_ct(tmp_path / "study", next(_seeds))))
+    assert len(sink.received) == 2
+
+
 def test_a_killed_supervisor_leaves_no_process_behind(start_node: StartNode, tmp_path: Path, seed: int) -> None:
     node, uid = busy_node(start_node, tmp_path, seed)
     os.kill(supervisor(node), signal.SIGKILL)

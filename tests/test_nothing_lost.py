@@ -137,6 +137,22 @@ def test_a_broker_that_is_away_emptied_or_loses_everything_loses_no_job_and_doub
     assert_once(sink, 0, 3 * (4 + 2))
 
 
+def test_a_broker_that_is_full_is_said_and_all_goes_on_when_it_has_room(
+    start_node: StartNode, sink: SinkPacs, valkey: Valkey, tmp_path: Path
+) -> None:
+    node = start_node(destinations(a=sink) + QUICK + RULES, env={"REDIS_URL": valkey.url})
+    server = redis.Redis.from_url(valkey.url)
+    server.config_set("maxmemory", 1)
+    files = a_study(tmp_path)
+    push(node, files)
+    until(lambda: "maxmemory" in node.get("/readyz")[1], "the node says what hinders it")
+    assert node.get("/readyz")[0] == 503
+    server.config_set("maxmemory", 0)
+    settled(node, study_uid(files))
+    until(node.ready, "all is well")
+    assert_once(sink, 0, 4 + 2)
+
+
 def job_states(node: Node, files: list[Path]) -> list[str]:
     return sorted(each["state"] for each in study(node, study_uid(files))["jobs"])
 

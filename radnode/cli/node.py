@@ -64,7 +64,9 @@ def _part_settings() -> Settings:
 
 @app.command(rich_help_panel=NODE)
 def check(
-    echo: Annotated[bool, typer.Option("--echo", help="Also ask each destination with a C-ECHO.")] = False,
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Also ask Redis/Valkey, and each destination with a C-ECHO.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Looks for mistakes in the settings, routing.yaml, the apps and the destinations. Exit code 1 if there is any."""

@@ -7,12 +7,14 @@ stands in the ledger, and core tops tickets up every few seconds.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dramatiq
 import redis
@@ -20,7 +22,7 @@ from dramatiq.broker import Consumer
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import dq_name
 
-from radnode.domain.errors import BrokerError
+from radnode.domain.errors import BrokerError, SettingsError
 from radnode.settings import Settings
 
 QUEUES = ("cpu", "gpu", "deliver")
@@ -28,10 +30,13 @@ _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _NAMESPACE = "radnode"
 _LOOK_EVERY, _DELAYED_EVERY, _THREADS_WAKE_EVERY = 20, 1000, 500
 """Milliseconds."""
+_REST = 10.0
+"""Seconds: longer than core waits between its tries, so that what it sends beside them never waits for a server that
+hangs."""
 
 
 def embedded_url(settings: Settings) -> str:
-    return f"unix://{_socket(settings)}"
+    return f"unix://{quote(os.fsencode(_socket(settings)))}"  # a folder may be called `a#1` or `100%`
 
 
 def embedded_command(settings: Settings) -> list[str]:
@@ -70,9 +75,9 @@ def _binary() -> str:
 
 def _socket(settings: Settings) -> Path:
     path = settings.run / "valkey.sock"
-    if len(str(path)) < _SOCKET_PATH_LIMIT:
+    if len(os.fsencode(path)) < _SOCKET_PATH_LIMIT:
         return path
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"radnode-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / "valkey.sock"
@@ -91,8 +96,19 @@ class _QuickBroker(RedisBroker):  # type: ignore[misc] # Dramatiq's stub has non
 
 
 def connect(url: str) -> RedisBroker:
-    """A broker whose commands fail within seconds when the server is away, instead of hanging their caller."""
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+    """A broker whose commands fail within seconds when the server is away, instead of hanging their caller.
+
+    Raises SettingsError for an address that is none, without a word of it: it may hold a password.
+    """
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+        client.connection_pool.make_connection()  # connects to nothing, but finds options that do not exist
+    except (ValueError, TypeError, redis.RedisError):
+        raise SettingsError(
+            "REDIS_URL is no address that can be used",
+            remedy="write redis://:PASSWORD@HOST:6379/0, or rediss:// for TLS; what means something in a URL "
+            "(`/`, `#`, `?`, `@`, `%`) is percent-encoded in a password",
+        ) from None
     broker = _QuickBroker(client=client, namespace=_NAMESPACE, middleware=[])
     for queue in QUEUES:
         broker.declare_queue(queue)
@@ -116,30 +132,50 @@ def wait_until_up(url: str, seconds: float = 15.0) -> None:
 
 
 class Tickets:
-    """Sends tickets, and knows how many lie waiting."""
+    """Sends tickets, and knows how many lie waiting. None is sent for a while to a server that has just failed: a try
+    at one that hangs takes seconds, and whoever sends has other things to do.
+
+    `fault` is why the last one was not taken; empty: it was.
+    """
 
     def __init__(self, broker: RedisBroker) -> None:
         self.broker = broker
+        self.fault = ""
+        self._rests_until = 0.0
 
     def send(self, queue: str, count: int = 1) -> None:
         """Never raises for a server that is away: core tops up later."""
+        if time.monotonic() >= self._rests_until:
+            self._ask(lambda: self._enqueue(queue, count))
+
+    def top_up(self, runnable: Mapping[str, int], cap: int = 32) -> Mapping[str, int]:
+        """Refills each queue to as many tickets as there are things to do; returns how many were missing in which."""
+        missing: dict[str, int] = {}
+
+        def refill() -> None:
+            for queue, count in runnable.items():
+                lying = int(self.broker.client.llen(f"{_NAMESPACE}:{queue}"))
+                missing[queue] = max(min(count, cap) - lying, 0)
+                self._enqueue(queue, missing[queue])
+
+        return missing if self._ask(refill) else runnable
+
+    def _enqueue(self, queue: str, count: int) -> None:
         for _ in range(count):
             message: dramatiq.Message[Any] = dramatiq.Message(
                 queue_name=queue, actor_name=queue, args=(), kwargs={}, options={}
             )
-            try:
-                self.broker.enqueue(message)
-            except (redis.RedisError, dramatiq.errors.BrokerError):
-                return
+            self.broker.enqueue(message)
 
-    def top_up(self, runnable: Mapping[str, int], cap: int = 32) -> dict[str, int]:
-        """Refills each queue to as many tickets as there are things to do; returns how many were missing in which."""
-        missing = {}
-        for queue, count in runnable.items():
-            lying = int(self.broker.client.llen(f"{_NAMESPACE}:{queue}"))
-            missing[queue] = max(min(count, cap) - lying, 0)
-            self.send(queue, missing[queue])
-        return missing
+    def _ask(self, action: Callable[[], None]) -> bool:
+        """Whether the server did it."""
+        try:
+            action()
+        except (redis.RedisError, dramatiq.errors.BrokerError) as error:
+            self.fault, self._rests_until = str(error), time.monotonic() + _REST
+            return False
+        self.fault, self._rests_until = "", 0.0
+        return True
 
 
 def workers(broker: RedisBroker, actions: Mapping[str, tuple[Callable[[], None], int]]) -> list[dramatiq.Worker]:

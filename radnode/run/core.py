@@ -9,10 +9,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-
-import redis
 
 from radnode import metrics
 from radnode.dicom.headers import summarize
@@ -50,6 +48,7 @@ _COMMITMENTS_EVERY = 0.2
 _WAITS_EVERY = 0.5
 _PURGE_EVERY = 60.0
 _FAULT_PAUSE = 1.0
+_BROKER_SAID_EVERY = 60.0
 
 
 class Core:
@@ -79,7 +78,7 @@ class Core:
             settings, self.ledger, self.barrier, self.completion, SeriesInquiry(*asking), studies
         )
         self.retention = Retention(settings, self.ledger, self.spool)
-        self.purging = Lane("purge")
+        self.purging, self.topping_up = Lane("purge"), Lane("tickets")
         self.commitments = Gate(self.ledger, self.barrier, settings.run, self.tickets)
         self._timers: dict[str, float] = {}
 
@@ -221,13 +220,19 @@ class Core:
             to_send = deliveries.runnable(tx, now) + commitments.runnable(tx, now) + notifications.runnable(tx, now)
             to_send += notices.runnable(tx, now)
             runnable = {**claims.runnable(tx), "deliver": to_send}
-        try:
-            missing = self.tickets.top_up(runnable)
-        except redis.RedisError as error:
-            log().warning("broker unavailable", error=str(error))
-            missing = runnable
+        self.topping_up.submit("tickets", lambda: self._top_up(runnable))
+
+    def _top_up(self, runnable: Mapping[str, int]) -> None:
+        """Beside the loop: a server that hangs holds nothing else up."""
+        missing = self.tickets.top_up(runnable)
+        if self.tickets.fault:
+            self._every("broker unavailable", _BROKER_SAID_EVERY, self._say_fault)
         for queue in brokers.QUEUES:
             metrics.tickets_missing.labels(queue).set(missing.get(queue, 0))
+
+    def _say_fault(self) -> None:
+        remedy = "look at Redis/Valkey and REDIS_URL; nothing is lost, and all goes on when it takes tickets again"
+        log().warning("broker unavailable", error=self.tickets.fault, remedy=remedy)
 
     def _start_notices(self) -> None:
         """The time begins that new jobs have for a result."""
@@ -251,7 +256,7 @@ class Core:
     def _readiness(self) -> dict[str, str]:
         alive = {each.name.split("-")[0] for each in present(self.settings.run, "") if each.alive}
         faults = {part: "" if part in alive else f"no {part} runs" for part in ("receiver", "worker")}
-        faults["broker"] = brokers.reachable(self.broker)
+        faults["broker"] = brokers.reachable(self.broker) or self.tickets.fault
         try:
             with self.ledger.read() as tx:
                 ping(tx)

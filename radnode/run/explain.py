@@ -24,6 +24,7 @@ from radnode.domain.routing import (
     evaluate_study,
 )
 from radnode.domain.study import Instance, Series, Study
+from radnode.run import broker as brokers
 from radnode.run.live import tls_of
 from radnode.run.probes import probe, refuses
 from radnode.run.reload import read_routing
@@ -126,10 +127,12 @@ class Finding:
 
 
 def check(settings: Settings, catalog: Catalog, *, with_echo: bool = False) -> tuple[Finding, ...]:
-    """Looks at the home, the ports, what holds apps in, the apps, the routing file and, `with_echo`, destinations."""
+    """Looks at the home, the ports, what holds apps in, the apps, the routing file and, `with_echo`, whether
+    Redis/Valkey and the destinations answer."""
     return (
         *_check_home(settings),
         *_check_ports(settings),
+        *_check_broker(settings, with_echo),
         _check_walls(settings),
         *_check_apps(catalog),
         *_check_routing(settings, catalog, with_echo),
@@ -158,6 +161,21 @@ def _check_ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("problem", str(error))
     else:
         yield Finding("ok", f"TLS on port {settings.tls_port}: {settings.tls_cert}")
+
+
+def _check_broker(settings: Settings, with_echo: bool) -> Iterator[Finding]:
+    """A site's own: without a password that fits everything starts, and no job does."""
+    if not settings.redis_url:
+        return
+    try:
+        broker = brokers.connect(settings.redis_url)
+        fault = brokers.reachable(broker) if with_echo else ""
+    except SettingsError as error:
+        fault = str(error)
+    if fault:
+        yield Finding("problem", fault)
+    elif with_echo:
+        yield Finding("ok", "Redis/Valkey answers")
 
 
 def _check_apps(catalog: Catalog) -> Iterator[Finding]:
