@@ -91,3 +91,15 @@ def test_a_bad_edit_and_a_missing_file_leave_what_was_in_force(tmp_path: Path, l
     path.write_text(TWO)
     assert rules(file) == ["two"]
     assert file.routing.version == parse_routing(TWO, catalog=Apps()).version
+
+
+def test_a_pipe_in_its_place_holds_core_up_no_more_than_a_bad_edit(tmp_path: Path, ledger: Ledger) -> None:
+    path = tmp_path / "routing.yaml"
+    path.write_text(ONE)
+    file = watched(path, ledger)
+    path.unlink()
+    os.mkfifo(path)
+    assert rules(file) == ["one"]
+    path.unlink()
+    path.write_text(TWO)
+    assert rules(file) == ["two"]

@@ -57,13 +57,15 @@ class RoutingFile:
         self.routing = routing
 
     def _look(self) -> bytes | None:
-        """What the file holds; None where it cannot be read."""
+        """What the file holds; None where it cannot be read. Who opens a pipe waits for somebody to write into it."""
         try:
-            return self._path.read_bytes()
+            return None if self._path.is_fifo() else self._path.read_bytes()
         except OSError:
             return None
 
     def _read(self) -> Routing:
+        if self._taken is None and self._path.is_fifo():
+            raise RoutingError([Problem(str(self._path), 0, "is a pipe; set RADNODE_ROUTING to a file")])
         if self._taken is None:
             return read_routing(self._path, self._catalog)
         return parse_routing(self._taken, source=str(self._path), catalog=self._catalog, lenient_broken=True)
