@@ -253,6 +253,31 @@ def test_cancel_stops_a_running_job_and_retry_runs_it_after_all(
     settled(node, uid)
 
 
+def test_cancel_drops_what_a_finished_job_has_not_sent_and_retry_sends_it_after_all(
+    node: Node, sink: SinkPacs, tmp_path: Path, seed: int
+) -> None:
+    with SinkPacs(tmp_path / "other", aet="OTHER") as other:
+        rules = "rules: [{name: unsent, app: test, send_to: [a, other]}]\n"
+        apply(node, destinations(a=sink, other=other) + QUICK + rules)
+        node.cli("pause", "other")
+        uid = push(node, small_ct(tmp_path / "study", seed))
+        delivery_in(node, uid, "delivered", "a")
+        delivery = f"delivery {delivery_in(node, uid, 'waiting', 'other')['id']}"
+        chosen = ("--rule", "unsent", "--destination", "other")
+        assert node.json("cancel", *chosen, "--dry-run") == [delivery]
+        delivery_in(node, uid, "waiting", "other")
+        assert "1 cancelled" in node.cli("cancel", *chosen)
+        found = settled(node, uid)
+        assert events(found, "delivery cancelled")[0]["who"]
+        node.cli("resume", "other")
+        settled(node, push(node, small_ct(tmp_path / "later", next(_seeds))))
+        assert sorted(other.uids) == sorted(sink.uids[2:])  # the later study's results, and nothing of this one's
+        assert "0 set waiting again" in node.cli("retry", *chosen, code=1)
+        assert node.json("retry", found["jobs"][0]["id"]) == [delivery]
+        delivery_in(node, uid, "delivered", "other")
+        assert sorted(other.uids) == sorted(sink.uids)
+
+
 def at_work(node: Node, job: str) -> list[int]:
     """The processes whose folder is the job's."""
     links = [Path(f"/proc/{pid}/cwd") for pid in node.pids()]

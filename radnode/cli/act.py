@@ -17,6 +17,7 @@ from radnode.cli.common import (
     OfState,
     Since,
     app,
+    err,
     load_settings,
     none_empty,
     out,
@@ -105,14 +106,19 @@ def cancel(
     rule: OfRule = "",
     state: OfState = "",
     since: Since = "",
+    destination: OfDestination = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stops waiting and running jobs, drops held ones, and settles failed ones: they wait for nobody any more."""
+    """Stops waiting and running jobs, drops held ones, settles failed ones, and drops what is not delivered yet."""
     from radnode.run import act
 
-    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")
-    _acted(act.cancel(load_settings(), chosen, dry_run=dry_run), "cancelled", dry_run, as_json)
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, destination)
+    done, sending = act.cancel(load_settings(), chosen, dry_run=dry_run)
+    for each in sending:
+        hint = "is being sent, and left to end; if it has to wait again, cancel it then"
+        err.print(f"{each} {hint}", style="yellow", markup=False, highlight=False)
+    _acted(done, "cancelled", dry_run, as_json)
 
 
 @app.command(rich_help_panel=ACT)

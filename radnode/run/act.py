@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from radnode.domain.errors import NotFoundError, RadnodeError
 from radnode.run import apps as app_finder
@@ -15,9 +16,11 @@ from radnode.settings import Settings, seconds
 from radnode.state import deliveries, generations, holds, intake, jobs, pauses, views
 from radnode.state.ledger import Transaction, take_turns
 
+T = TypeVar("T")
+
 _RETRYABLE_JOBS = ("failed", "cancelled", "held")
 _ENDED = ("done", "declined", "failed", "cancelled")
-_RETRYABLE_DELIVERIES = ("parked", "held", "expired", "waiting")
+_UNSENT = ("parked", "held", "expired", "waiting")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
     def act(tx: Transaction) -> list[str]:
         _refuse_purged(tx, chosen, "push the study again")
         done = [] if chosen.destination else _jobs(tx, chosen, _RETRYABLE_JOBS, generations.again, dry_run)
-        return done + _deliveries(tx, chosen, _RETRYABLE_DELIVERIES, deliveries.retry, dry_run)
+        return done + _deliveries(tx, chosen, _and_cancelled(chosen, _UNSENT), deliveries.retry, dry_run)
 
     return _acting(settings, act)
 
@@ -64,7 +67,7 @@ def retry(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[
 def resend(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
     """Sends the kept results again, also what was delivered: the same objects, byte for byte."""
     chosen.checked()
-    finished = ("delivered", *_RETRYABLE_DELIVERIES)
+    finished = _and_cancelled(chosen, ("delivered", *_UNSENT))
 
     def act(tx: Transaction) -> list[str]:
         _refuse_purged(tx, chosen, "push the study again, then `radnode rerun` it")
@@ -108,15 +111,25 @@ def release(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> lis
     return _acting(settings, act)
 
 
-def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> list[str]:
-    """Stops waiting, running and held jobs, and settles failed ones; says which."""
+def cancel(settings: Settings, chosen: Filter, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
+    """Stops waiting, running and held jobs, settles failed ones, and drops what is not sent yet of those that are done.
+
+    Returns what that is, and the deliveries that are being sent just now: half of a result in a PACS is worse than
+    all of it, so these are left to end.
+    """
     chosen.checked()
 
-    def act(tx: Transaction) -> list[str]:
-        stopped = _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run)
-        return stopped + _jobs(tx, chosen, ("failed",), holds.settle, dry_run)
+    def act(tx: Transaction) -> tuple[list[str], list[str]]:
+        stopped = [] if chosen.destination else _cancel_jobs(tx, chosen, dry_run)
+        stopped += _deliveries(tx, chosen, _UNSENT, deliveries.cancel, dry_run)
+        return stopped, _deliveries(tx, chosen, ("sending",), deliveries.cancel, dry_run=True)
 
     return _acting(settings, act)
+
+
+def _cancel_jobs(tx: Transaction, chosen: Filter, dry_run: bool) -> list[str]:
+    stopped = _jobs(tx, chosen, ("waiting", "running", "held"), jobs.cancel, dry_run)
+    return stopped + _jobs(tx, chosen, ("failed",), holds.settle, dry_run)
 
 
 def promote(settings: Settings, rule: str, since: str = "", *, dry_run: bool = False) -> list[str]:
@@ -166,7 +179,7 @@ def _kind(settings: Settings, tx: Transaction, name: str) -> str:
     )
 
 
-def _acting(settings: Settings, act: Callable[[Transaction], list[str]]) -> list[str]:
+def _acting(settings: Settings, act: Callable[[Transaction], T]) -> T:
     with ledger_of(settings) as ledger, ledger.begin("act") as tx:
         for each in ("intake", "jobs"):  # nothing is purged meanwhile
             take_turns(tx, each)
@@ -179,6 +192,11 @@ def _refuse_purged(tx: Transaction, chosen: Filter, remedy: str, *, images: bool
     if gone:
         what = "the images it takes" if images else "what it made, or the images it takes,"
         raise RadnodeError(f"job {gone[0][:12]}: {what} were purged (RADNODE_KEEP)", remedy=remedy)
+
+
+def _and_cancelled(chosen: Filter, states: tuple[str, ...]) -> tuple[str, ...]:
+    """What a person has cancelled comes back only by its job's name or by that state: no bulk retry brings it along."""
+    return (*states, "cancelled") if chosen.ids or chosen.state else states
 
 
 def _jobs(

@@ -20,7 +20,7 @@ from radnode.run.joblog import log_path
 from radnode.settings import Settings
 from radnode.state import unfiled as unfiled_instances
 from radnode.state.ledger import Ledger
-from radnode.state.views import View, Views
+from radnode.state.views import ATTENTION_DELIVERIES, View, Views
 
 _STYLES = {
     "done": "green", "delivered": "green",
@@ -273,8 +273,9 @@ def _add_deliveries(tree: Tree, deliveries: Sequence[View]) -> None:
             branch.add(plain(each["error"]))
         if each["paused"]:
             branch.add(plain(f"it is paused: radnode resume {quote(each['destination'])}"))
-        if each["state"] in ("parked", "expired"):
-            branch.add(plain(f"radnode retry {each['job'][:12]}  sends it again"))
+        if each["state"] in ATTENTION_DELIVERIES:
+            one = f"{each['job'][:12]} --destination {quote(each['destination'])}"
+            branch.add(plain(f"radnode retry {one}  tries it again; radnode cancel {one}  leaves it at that"))
 
 
 def _add_timeline(tree: Tree, timeline: Sequence[View]) -> None:

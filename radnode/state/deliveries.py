@@ -15,6 +15,7 @@ from radnode.state.ledger import insert_new, note, take_turns
 WAITING, SENDING, DELIVERED = DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.DELIVERED.value
 PARKED, EXPIRED, HELD = DeliveryState.PARKED.value, DeliveryState.EXPIRED.value, DeliveryState.HELD.value
 CANCELLED = DeliveryState.CANCELLED.value
+_UNSENT_STATES = (PARKED, HELD, EXPIRED, WAITING)
 _delivery, _place = schema.delivery.c, schema.destination.c
 
 
@@ -83,17 +84,24 @@ def leave_out(tx: Connection, delivery: Row[Any], reasons: Mapping[str, str]) ->
 def delivered(tx: Connection, delivery: Row[Any]) -> bool:
     if not _end(tx, delivery, DELIVERED, ""):
         return False
-    there = and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.stored)
-    instances = tx.execute(select(func.count()).select_from(schema.sent).where(there)).scalar_one()
     _rest(tx, delivery.destination, 0, 0.0)
     notifications.because(tx, delivery.job_id, "delivered", delivery.destination)
-    return noted(tx, delivery, "delivered", instances=instances, **_warned(tx, there))
+    return noted(tx, delivery, "delivered", instances=_stored(tx, delivery), **_warned(tx, delivery))
 
 
-def _warned(tx: Connection, there: Any) -> dict[str, str]:
+def _there(delivery: Row[Any]) -> Any:
+    return and_(schema.sent.c.delivery_id == delivery.id, schema.sent.c.stored)
+
+
+def _stored(tx: Connection, delivery: Row[Any]) -> int:
+    """How many instances the destination has taken."""
+    return int(tx.execute(select(func.count()).select_from(schema.sent).where(_there(delivery))).scalar_one())
+
+
+def _warned(tx: Connection, delivery: Row[Any]) -> dict[str, str]:
     """What the destination remarked upon while it stored them: it may have changed them."""
     answer = schema.sent.c
-    query = select(answer.status, func.count(), func.min(answer.comment)).where(there, answer.status != 0)
+    query = select(answer.status, func.count(), func.min(answer.comment)).where(_there(delivery), answer.status != 0)
     said = [
         f"{count} with 0x{status:04X} {comment}".strip()
         for status, count, comment in tx.execute(query.group_by(answer.status).order_by(answer.status))
@@ -154,10 +162,10 @@ def give_back(tx: Connection, delivery: Row[Any]) -> bool:
 
 
 def retry(tx: Connection, delivery_id: int, who: str) -> bool:
-    """A person sets a parked, held, expired or waiting delivery on its way at once."""
-    again = and_(_delivery.id == delivery_id, _delivery.state.in_((PARKED, HELD, EXPIRED, WAITING)))
+    """A person sets a parked, held, expired, waiting or cancelled delivery on its way at once."""
+    again = and_(_delivery.id == delivery_id, _delivery.state.in_((*_UNSENT_STATES, CANCELLED)))
     values = {"state": WAITING, "failures": 0, "error": "", "not_before": 0.0, "expires_at": None, "finished_at": None}
-    values |= {"receipts_asked": 0, "receipt_since": None, "transaction_uid": ""}
+    values |= {"receipts_asked": 0, "receipt_since": None, "transaction_uid": "", "withdrawn": False}
     if tx.execute(update(schema.delivery).where(again).values(values)).rowcount != 1:
         return False
     delivery = tx.execute(select(schema.delivery).where(_delivery.id == delivery_id)).one()
@@ -174,6 +182,14 @@ def resend(tx: Connection, delivery_id: int, who: str) -> bool:
     return retry(tx, delivery_id, who)
 
 
+def cancel(tx: Connection, delivery_id: int, who: str) -> bool:
+    """A person wants it no more. What is being sent may end; what is stored stays there, and the timeline counts it."""
+    unsent = and_(_delivery.id == delivery_id, _delivery.state.in_(_UNSENT_STATES))
+    values = {"state": CANCELLED, "finished_at": time.time()}
+    delivery = tx.execute(update(schema.delivery).where(unsent).values(values).returning(schema.delivery)).first()
+    return delivery is not None and noted(tx, delivery, "delivery cancelled", who=who, stored=_stored(tx, delivery))
+
+
 def withdraw(tx: Connection, job_id: str, *, keep: Sequence[str] = ()) -> int:
     """Nobody wants what is not sent yet any more, but for the destinations to keep; what is being sent may end.
 
@@ -187,7 +203,10 @@ def withdraw(tx: Connection, job_id: str, *, keep: Sequence[str] = ()) -> int:
         "state": case((in_hand, SENDING), else_=CANCELLED),
         "finished_at": case((in_hand, None), else_=time.time()),
     }
-    return tx.execute(update(schema.delivery).where(unsent).values(values)).rowcount
+    count = tx.execute(update(schema.delivery).where(unsent).values(values)).rowcount
+    stopped = and_(mine, _delivery.state == CANCELLED)  # by a person, who cannot bring it back from now on
+    tx.execute(update(schema.delivery).where(stopped).values(withdrawn=True))
+    return count
 
 
 def _awaits_receipt() -> Any:

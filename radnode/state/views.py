@@ -310,13 +310,14 @@ def select_deliveries(
 ) -> list[int]:
     """IDs of deliveries by their jobs' beginnings, or by filters: only those in one of `states` that can be sent.
 
-    Where images were taken back only who names a job means it.
+    Of cancelled ones these are what a person has cancelled. Where images were taken back only who names a job means it.
     """
     column, job = schema.delivery.c, schema.job.c
+    wanted = or_(column.state != DeliveryState.CANCELLED.value, ~column.withdrawn)
     query = (
         select(column.id)
         .join(schema.job, job.id == column.job_id)
-        .where(column.state.in_(states), job.superseded_by == "", ~job.purged)
+        .where(column.state.in_(states), wanted, job.superseded_by == "", ~job.purged)
         .order_by(column.id)
     )
     for chosen, value in ((column.destination, destination), (job.app, app), (job.rule, rule)):
