@@ -126,3 +126,22 @@ def test_what_a_person_sends_again_after_all_is_tried_until_it_is_there(desk: De
     with desk.ledger.begin() as tx:
         assert deliveries.postpone(tx, again, "it is down", desk.ledger.now(), peer_down=True)
     assert dict(desk.sent())["a"] == "waiting"
+
+
+def test_resend_takes_the_deliveries_in_a_state_and_rerun_the_jobs_with_one_to_a_destination(
+    desk: Desk, job: str, tmp_path: Path
+) -> None:
+    desk.route("{name: wiring, app: test, send_to: [a]}")
+    desk.push(small_ct(tmp_path / "other", 2))
+    other = str(desk.run().id)
+    put(desk, "delivered")
+    put(desk, "parked", "b")
+    for state, numbers in {"delivered": [1, 3], "parked": [2], "expired": []}.items():
+        named = [f"delivery {each}" for each in numbers]
+        assert act.resend(desk.settings, act.Filter(state=state), dry_run=True) == named
+    assert act.resend(desk.settings, act.Filter(state="delivered", destination="b")) == []
+    for destination, jobs in {"a": [job, other], "b": [job], "c": []}.items():
+        chosen = act.Filter(destination=destination)
+        assert act.rerun(desk.settings, chosen, dry_run=True) == [f"job {each}" for each in jobs]
+    act.rerun(desk.settings, act.Filter(destination="b"))
+    assert [each.predecessor for each in desk.jobs()] == ["", "", job]

@@ -315,7 +315,8 @@ def test_resend_sends_the_same_bytes_again_and_computes_nothing(
     apply(node, destinations(a=sink) + QUICK + WIRING)
     uid = push(node, small_ct(tmp_path / "study", seed))
     job = settled(node, uid)["jobs"][0]["id"]
-    node.cli("resend", job, "--destination", "a")
+    assert "0 would be set waiting again" in node.cli("resend", job, "--state", "parked", "--dry-run", code=1)
+    node.cli("resend", job, "--destination", "a", "--state", "delivered")
     sink.wait_for(4, timeout=90)
     found = settled(node, uid)
     first, again = sink.received[:2], sink.received[2:]
@@ -323,6 +324,8 @@ def test_resend_sends_the_same_bytes_again_and_computes_nothing(
         (each.sop_instance_uid, each.sha256) for each in again
     ]
     assert len(events(found, "running")) == 1
+    assert node.json("rerun", job, "--destination", "a", "--dry-run") == [f"job {job}"]
+    assert node.json("rerun", job, "--destination", "b", "--dry-run") == []
 
 
 def test_a_paused_app_waits_and_its_study_is_received_nonetheless(

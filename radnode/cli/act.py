@@ -48,6 +48,7 @@ def resend(
     ids: Ids = None,
     of_app: OfApp = "",
     rule: OfRule = "",
+    state: OfState = "",
     since: Since = "",
     destination: OfDestination = "",
     dry_run: DryRun = False,
@@ -56,7 +57,7 @@ def resend(
     """Sends kept results again, also those that were delivered: for a PACS that lost them."""
     from radnode.run import act
 
-    chosen = act.Filter(tuple(ids or ()), of_app, rule, "", since, destination)
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, destination)
     _acted(act.resend(load_settings(), chosen, dry_run=dry_run), "set waiting again", dry_run, as_json)
 
 
@@ -67,13 +68,14 @@ def rerun(
     rule: OfRule = "",
     state: OfState = "",
     since: Since = "",
+    destination: OfDestination = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Computes again what has ended, by the apps as they are now; the new results supersede those before."""
     from radnode.run import act
 
-    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, "")
+    chosen = act.Filter(tuple(ids or ()), of_app, rule, state, since, destination)
     _acted(act.rerun(load_settings(), chosen, dry_run=dry_run), "computed again", dry_run, as_json)
 
 

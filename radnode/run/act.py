@@ -207,7 +207,14 @@ def _jobs(
     dry_run: bool,
 ) -> list[str]:
     found = views.select_jobs(
-        tx, chosen.ids, states=states, app=chosen.app, rule=chosen.rule, state=chosen.state, since=chosen.after
+        tx,
+        chosen.ids,
+        states=states,
+        app=chosen.app,
+        rule=chosen.rule,
+        state=chosen.state,
+        since=chosen.after,
+        destination=chosen.destination,
     )
     return [f"job {each}" for each in found if dry_run or act(tx, each, who())]
 

@@ -282,6 +282,7 @@ def select_jobs(
     rule: str = "",
     state: str = "",
     since: float | None = None,
+    destination: str = "",
 ) -> list[str]:
     """IDs of jobs by their beginnings, or by filters: only those in one of `states` whose images are here.
 
@@ -294,6 +295,9 @@ def select_jobs(
         query = query.where(chosen == value) if value else query
     if since is not None:
         query = query.where(column.created_at >= since)
+    if destination:
+        there = and_(schema.delivery.c.job_id == column.id, schema.delivery.c.destination == destination)
+        query = query.where(exists().where(there))
     named = [column.id.startswith(each, autoescape=True) for each in ids]
     return list(tx.execute(query.where(or_(*named) if named else column.flag == "")).scalars())
 
