@@ -377,6 +377,24 @@ def test_apps_lists_the_options(idle: Node) -> None:
     assert listed["test"]["queue"] == "cpu"
 
 
+def test_the_next_steps_that_app_new_prints_lead_to_an_app_that_a_rule_runs(tmp_path: Path, seed: int) -> None:
+    place = "destinations: {a: {aet: A, host: h, port: 104}}\ndefaults: {send_to: [a]}\n"
+    with Node(tmp_path / "node", "rules: []\n", apps=tmp_path / "apps", start=False) as node:
+        said = node.cli("app", "new", "lesions")
+        small_ct(tmp_path / "study", seed)
+        (edited,) = re.findall(r"edit (\S+):", said)
+        Path(edited).write_text(Path(edited).read_text().replace('"dense volume"', '"as edited"'))
+        (named,) = re.findall(r"radnode run (\S+) FOLDER ", said)
+        assert "sr-0001.dcm" in node.cli("run", named, str(tmp_path / "study"), "-o", str(tmp_path / "out"))
+        assert "as edited" in dcmread(tmp_path / "out" / "sr-0001.dcm").SeriesDescription
+        ((file, rule),) = re.findall(r"a rule of (\S+): (\{.*\})", said)
+        assert file == str(node.routing)
+        node.route(f"{place}rules: [{rule}]\n")
+        assert "radnode check " in said
+        node.cli("check")
+        assert "app lesions 0.1.0" in node.cli("route", str(tmp_path / "study"))
+
+
 def test_run_needs_no_node_and_writes_results(idle: Node, tmp_path: Path, seed: int) -> None:
     small_ct(tmp_path / "study", seed)
     out = tmp_path / "out"

@@ -37,13 +37,14 @@ app.add_typer(author, name="app", rich_help_panel=APPS)
 def new_app(name: Annotated[str, typer.Argument(help="What routing.yaml will call it.")]) -> None:
     """Makes apps/NAME: an app that runs, its test that passes, a README."""
     from radnode.run import apps
-    from radnode.run.new_app import new_app
+    from radnode.run.new_app import new_app, next_steps
 
     settings = load_settings()
     with writing():
         made = new_app(settings.apps, name, apps.find(settings.apps).names())
     for path in made:
         out.print(str(path), markup=False, highlight=False)
+    out.print(next_steps(settings.apps, name, settings.routing), markup=False, highlight=False)
 
 
 @author.command("install")

@@ -126,3 +126,13 @@ def new_app(apps: Path, name: str, known: Collection[str]) -> list[Path]:
     for file, text in files.items():
         (folder / file).write_text(text.format(**words), encoding="utf-8")
     return [folder / file for file in files]
+
+
+def next_steps(apps: Path, name: str, routing: Path) -> str:
+    """What its author does then; `routing` is the node's routing file."""
+    return f"""
+next:
+  edit {apps / name / "__init__.py"}: its process() is where the radiology goes
+  radnode run {name} FOLDER  tries it on DICOM files (radnode phantom FOLDER makes some)
+  name it in a rule of {routing}: {{name: {name}, app: {name}, when: {{Modality: CT}}}}
+  radnode check  says whether the app and the routing are sound"""
