@@ -223,6 +223,19 @@ def test_route_says_which_rule_takes_which_series_without_a_node(idle: Node, tmp
     assert "did you mean axial?" in failed(idle, "route", folder, "--expect", "axia")
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_route_fails_where_nothing_is_dicom_and_says_of_what(idle: Node, tmp_path: Path, how: tuple[str, ...]) -> None:
+    note, other = tmp_path / "study" / "a.txt", tmp_path / "study" / "b.txt"
+    note.parent.mkdir()
+    note.write_text("no image")
+    for path in (note, note.parent):
+        assert f"{note} is no DICOM file -> name a DICOM file, or a folder of them" in failed(
+            idle, "route", str(path), *how
+        )
+    other.touch()
+    assert "none of the 2 files in" in failed(idle, "route", str(note.parent), *how)
+
+
 def test_check_is_content_with_the_projects_own_files(idle: Node) -> None:
     idle.route((REPO / "routing.yaml").read_text())
     found = idle.json("check")

@@ -87,6 +87,8 @@ def explain(path: Path, routing: Routing, *, calling_aet: str = "", called_aet: 
 
     Args:
         calling_aet, called_aet: as if the files came by such an association; by default as their File Meta says.
+
+    Raises NotFoundError where there are no files, NotDicomError where none of them belongs to a study.
     """
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     if not files:
@@ -105,8 +107,15 @@ def explain(path: Path, routing: Routing, *, calling_aet: str = "", called_aet: 
             studies.setdefault(study, {}).setdefault(series, []).append(instance)
         else:
             skipped.append((file, f"{file} has no StudyInstanceUID or no SeriesInstanceUID"))
+    if not studies:
+        raise _nothing(path, skipped)
     routes = (_route(list(each.values()), routing, calling_aet, called_aet) for each in studies.values())
     return Explanation(routing, tuple(routes), tuple(skipped))
+
+
+def _nothing(path: Path, skipped: Sequence[tuple[Path, str]]) -> NotDicomError:
+    rest = f", and none of the {len(skipped)} files in {path} belongs to a study" if len(skipped) > 1 else ""
+    return NotDicomError(f"{skipped[0][1]}{rest}", remedy="name a DICOM file, or a folder of them")
 
 
 def render(explanation: Explanation, *, verdicts: bool = False) -> RenderableType:
