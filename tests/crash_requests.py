@@ -65,7 +65,7 @@ def backed_up(stage: Stage, label: str) -> None:
     with copy.read() as tx:
         assert uid in tx.execute(select(schema.study.c.study_instance_uid)).scalars().all()
     copy.close()
-    stage.node.cli("backup", str(target))
+    stage.node.cli("backup", "--force", str(target))
     assert [each.name for each in home.iterdir() if ".part" in each.name] == []
 
 

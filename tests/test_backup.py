@@ -49,6 +49,23 @@ def test_a_copy_of_the_ledger_is_a_ledger(desk: Desk, tmp_path: Path) -> None:
             act.backup(desk.settings, place)
 
 
+def test_a_file_that_is_there_is_overwritten_only_by_force_and_the_ledger_never(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", "rules: []\n", start=False)
+    node.home.mkdir()
+    ledger = Ledger(node.home)
+    ledger.migrate()
+    ledger.close()
+    kept = tmp_path / "the-last-good-copy.sqlite"
+    kept.write_text("of yesterday")
+    with pytest.raises(LedgerError, match=r"is there already\n  -> .*--force"):
+        act.backup(settings_of(node), kept)
+    node.cli("backup", str(kept), code=1)
+    assert kept.read_text() == "of yesterday"
+    node.cli("backup", "--force", str(kept))
+    assert kept.read_bytes().startswith(b"SQLite format 3")
+    node.cli("backup", "--force", str(node.home / "ledger.sqlite"), code=1)
+
+
 def test_after_a_loss_nothing_is_made_until_a_person_releases_the_study(desk: Desk, tmp_path: Path) -> None:
     files = small_ct(tmp_path / "study", 1)
     assert adopted_anew(desk, files) == 1

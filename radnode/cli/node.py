@@ -93,12 +93,13 @@ def _serve(start: Callable[[], int]) -> NoReturn:
 
 @app.command(rich_help_panel=NODE)
 def backup(
-    target: Annotated[Path, typer.Argument(help="A file, or a folder for one with the time in its name.")],
+    target: Annotated[Path, typer.Argument(help="A new file, or a folder for one with the time in its name.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there already.")] = False,
 ) -> None:
     """Copies the ledger, also while the node runs. (PostgreSQL: says how.)"""
     from radnode.run import act
 
-    out.print(act.backup(load_settings(), target), markup=False)
+    out.print(act.backup(load_settings(), target, force=force), markup=False)
 
 
 @app.command(rich_help_panel=NODE)

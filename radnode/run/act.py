@@ -159,12 +159,15 @@ def resume(settings: Settings, name: str) -> str:
     return kind
 
 
-def backup(settings: Settings, target: Path) -> Path:
-    """Copies the ledger, also while the node runs; `target` may be a folder. Raises LedgerError on PostgreSQL."""
+def backup(settings: Settings, target: Path, *, force: bool = False) -> Path:
+    """Copies the ledger, also while the node runs; `target` may be a folder.
+
+    Raises LedgerError on PostgreSQL, and unless forced where the file is there already: it may be the last good copy.
+    """
     if target.is_dir():
         target /= time.strftime("ledger-%Y%m%dT%H%M%S.sqlite")
     with ledger_of(settings) as ledger:
-        ledger.copy_to(target)
+        ledger.copy_to(target, overwrite=force)
     return target
 
 

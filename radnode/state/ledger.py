@@ -131,15 +131,19 @@ class Ledger:
         """A consistent copy beside the SQLite file. PostgreSQL migrates in one transaction, and has its own tools."""
         if self.file is None:
             return
-        self.copy_to(self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite"))
+        copy = self.file.with_name(f"ledger.before-upgrade-from-{revision}.sqlite")
+        self.copy_to(copy, overwrite=True)  # of an upgrade that was cut short
 
-    def copy_to(self, target: Path) -> None:
+    def copy_to(self, target: Path, *, overwrite: bool = False) -> None:
         """A consistent copy of the SQLite file, while others write. Raises LedgerError where there is none to copy."""
         if self.file is None:
             where = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
             raise LedgerError("PostgreSQL has its own tools", remedy=f"pg_dump --format=custom --file={target} {where}")
         if target.exists() and target.samefile(self.file):
             raise LedgerError(f"{target} is the ledger itself", remedy="name another file, best on another disk")
+        if target.exists() and not overwrite:
+            remedy = "name a new file, or a folder for one with the time in its name; --force overwrites it"
+            raise LedgerError(f"{target} is there already", remedy=remedy)
         part = target.with_name(f"{target.name}.part")
         try:
             with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(part)) as copy:
