@@ -250,6 +250,24 @@ def test_a_rule_that_stays_with_the_earlier_result_still_gets_it(desk: Desk, tmp
     assert (first.state, first.superseded_by, second.send_to) == ("done", "", ["a"])
 
 
+def test_a_delivery_in_hand_that_is_withdrawn_and_then_wanted_again_is_tried_until_it_is_there(
+    desk: Desk, tmp_path: Path
+) -> None:
+    files = small_ct(tmp_path / "study", 1)
+    one = "{name: one, app: test, send_to: [a]}"
+    desk.route(one, "{name: two, app: test, send_to: [b], late: ignore}")
+    desk.push(files[:3])
+    desk.run()
+    delivery = desk.deliver(stored=False)
+    assert delivery.destination == "a"
+    desk.push(files[3:])
+    desk.route(one, "{name: two, app: test, send_to: [a, b], late: ignore}")
+    desk.push(files)
+    with desk.ledger.begin() as tx:
+        assert deliveries.postpone(tx, delivery, "no answer", 0.0, peer_down=False)
+    assert sorted(desk.sent()) == [("a", "waiting"), ("b", "waiting")]
+
+
 # ---- again -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, exists, func, insert, or_, select, update
 
 from radnode.domain.jobs import JobState, SeriesLabel
 from radnode.state import hours, schema
@@ -307,8 +307,9 @@ def make_deliveries(tx: Connection, job: Row[Any]) -> None:
         }
         if tx.execute(insert_new(tx, schema.delivery), row).rowcount != 1:
             mine = and_(schema.delivery.c.job_id == job.id, schema.delivery.c.destination == name)
-            withdrawn = and_(mine, schema.delivery.c.withdrawn, schema.delivery.c.state == "cancelled")
-            tx.execute(update(schema.delivery).where(withdrawn).values(state="waiting", withdrawn=False))
+            state = schema.delivery.c.state  # what is in hand goes on, and is tried again if that fails
+            wanted = {"state": case((state == "cancelled", "waiting"), else_=state), "withdrawn": False}
+            tx.execute(update(schema.delivery).where(mine, schema.delivery.c.withdrawn).values(wanted))
 
 
 def retry(tx: Connection, job_id: str, who: str) -> bool:
