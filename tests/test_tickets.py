@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from radnode.run import broker
 from radnode.run.apps import Catalog
 from radnode.run.broker import Tickets
 from radnode.run.explain import check
+from tests.peers import until
 from tests.test_nothing_lost import Valkey, valkey
 
 __all__ = ["valkey"]
@@ -67,6 +69,35 @@ def test_a_server_that_answers_and_takes_no_tickets_is_named(valkey: Valkey) -> 
     assert (tickets.fault, server.llen("radnode:cpu")) == ("", 2)
     tickets.send("cpu")
     assert tickets.top_up({"cpu": 2}) == {"cpu": 0}, "it rests no longer"
+
+
+def test_a_worker_without_work_leaves_the_server_alone_until_a_ticket_wakes_it(valkey: Valkey) -> None:
+    connection, server, taken = broker.connect(valkey.url), redis.Redis.from_url(valkey.url), threading.Event()
+    (worker,) = broker.workers(connection, {"cpu": (taken.set, 2)})
+    worker.start()
+    try:
+        until(lambda: _waiting(server) == 1, "it waits for a ticket")
+        before = _commands(server)
+        time.sleep(3)
+        assert _commands(server) - before < 3 * 40, "those of scripts are counted as well"
+        Tickets(connection).send("cpu")
+        assert taken.wait(30)
+        until(lambda: server.llen("radnode:cpu.wake") == 0, "it has heard that it was woken")
+        valkey.kill()
+        valkey.forget()
+        until(lambda: _waiting(server) == 1, "it waits at the server that came instead")
+    finally:
+        worker.stop()
+
+
+def _waiting(server: redis.Redis) -> int:
+    """Clients that wait for something to be put into a list."""
+    return int(server.info("clients")["blocked_clients"])
+
+
+def _commands(server: redis.Redis) -> int:
+    """How many it has carried out."""
+    return int(server.info("stats")["total_commands_processed"])
 
 
 @pytest.mark.parametrize(
