@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from sqlalchemy import insert, update
 
 from radnode.domain.assembly import Assessment
@@ -109,3 +110,35 @@ def test_series_of_a_big_study_hold_up_nobody_where_a_rule_with_inputs_reads_all
             turns.at(next(moments), flushed=True)
         until(lambda: len(threads) >= 2, "both series are judged")
         assert set(threads) == {expected}
+
+
+def test_however_many_series_wait_in_the_lane_others_are_judged_meanwhile(
+    desk: Desk, turns: Turns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, beside = threading.Event(), []
+
+    def judged(row: Any, *_: Any) -> Assessment | None:
+        if threading.current_thread() is threading.main_thread():
+            beside.append(row.id)
+        else:
+            done.wait()
+        return None
+
+    monkeypatch.setattr("radnode.run.assembling._BIG", 1)
+    monkeypatch.setattr(desk.completion, "judge_series", judged)
+    desk.route("{name: wiring, app: test, send_to: [a], level: study, inputs: {ct: {Modality: CT}}}")
+    desk.receive(scattered(small_ct(tmp_path / "big", 1, slices=150, size=8)))
+    desk.receive(small_ct(tmp_path / "small", 2, slices=1, size=8))
+    for now in range(1000, 1600, 100):
+        turns.at(now, flushed=True)
+    done.set()
+    assert beside
+
+
+def scattered(files: list[Path]) -> list[Path]:
+    """Each file a series of its own."""
+    for file in files:
+        ds = dcmread(file)
+        ds.SeriesInstanceUID = f"{ds.StudyInstanceUID}.{ds.InstanceNumber}"
+        ds.save_as(file)
+    return files

@@ -130,12 +130,13 @@ class Assembling:
     def _candidates(self, routing: Routing, until: float) -> tuple[list[Record], list[Record]]:
         """Series and studies that look complete, by what was known at a moment, `until`."""
         ripe, whole = self._ripe, self._studies.ripe
-        later = self._completion.postponed(until)
+        later, in_hand = self._completion.postponed(until), len(self._big)
         with self._ledger.read() as tx:
-            quiet = assembling.quiet_series(tx, until - _shortest(routing, "series"), later["series"])
+            quiet = assembling.quiet_series(tx, until - _shortest(routing, "series"), later["series"], in_hand)
             series = assembling.still_open(tx, ripe.union(quiet)) if ripe or quiet else []
             studies = {row.id: row for row in assembling.whole_studies(tx, whole)} if whole else {}
-            quiet_studies = intake.quiet_studies(tx, until - _shortest(routing, "study"), 100 + len(later["study"]))
+            most = 100 + len(later["study"]) + in_hand
+            quiet_studies = intake.quiet_studies(tx, until - _shortest(routing, "study"), most)
         whole.intersection_update(studies)
         studies |= {row.id: row for row in quiet_studies}
         ripe.intersection_update(row.id for row in series)

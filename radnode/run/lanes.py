@@ -23,6 +23,9 @@ class Lane:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._keys
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def submit(self, key: Hashable, task: Callable[[], None]) -> bool:
         """Whether it will be done; not where that key waits already, or too many do."""
         if key in self._keys:

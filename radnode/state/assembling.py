@@ -20,15 +20,16 @@ def stirred(tx: Connection, after: float, until: float) -> Sequence[Row[Any]]:
     return tx.execute(select(schema.series).where(wanted).order_by(column.seen)).all()
 
 
-def quiet_series(tx: Connection, since: float, postponed: Mapping[int, int]) -> set[int]:
+def quiet_series(tx: Connection, since: float, postponed: Mapping[int, int], in_hand: int = 0) -> set[int]:
     """Some series still receiving that have seen nothing after `since` (ledger clock), the longest quiet ones.
 
     Args:
         postponed: id -> changes of those that need not be judged yet, as long as nothing has come.
+        in_hand: how many are being judged, so that these take no other's place.
     """
     column = schema.series.c
     due = and_(column.state == RECEIVING, column.seen <= since)
-    query = select(column.id, column.changes).where(due).order_by(column.seen).limit(100 + len(postponed))
+    query = select(column.id, column.changes).where(due).order_by(column.seen).limit(100 + len(postponed) + in_hand)
     return {row.id for row in tx.execute(query) if postponed.get(row.id) != row.changes}
 
 
