@@ -424,6 +424,13 @@ def test_a_rejection_reaches_the_peer_with_its_reason(bad: Peer, given: dict, an
     assert bad.rejected() == answer
 
 
+def test_the_log_names_the_title_that_a_peer_asked_for(bad: Peer, capsys: pytest.CaptureFixture[str]) -> None:
+    bad.send(request(called=b"RADNOED"))
+    assert bad.rejected() == (1, 1, 7)
+    said = capsys.readouterr()
+    assert "called AE title not recognized: 'RADNOED'" in said.out + said.err
+
+
 @pytest.mark.parametrize("called", [b"RADNODE", b"SECOND", b"RADNODE\0\0", b" RADNODE"])
 def test_every_own_title_is_answered_however_it_is_padded(bad: Peer, called: bytes) -> None:
     bad.accepted(called=called).release()

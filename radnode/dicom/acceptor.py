@@ -163,7 +163,8 @@ def _negotiate(wire: Wire, address: str, policy: Policy, node: Node) -> tuple[As
     answer = negotiation.accept(request, accepted, refused, policy.max_pdu)
     rejection = negotiation.judge(request, policy, address) or node.enter(association)
     if rejection:
-        node.rejected(request.calling, address, rejection)
+        asked_for = repr(request.called) if rejection is negotiation.CALLED_UNKNOWN else ""
+        node.rejected(request.calling, address, rejection, asked_for)
         raise _RejectedError(rejection)
     try:
         wire.send(answer)
