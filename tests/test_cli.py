@@ -19,9 +19,13 @@ import typer.main
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from radnode import settings as settings_module
 from radnode.cli import app
+from radnode.domain.errors import LedgerError
 from radnode.run import look
 from radnode.run.person import who
+from radnode.state import pauses
+from radnode.state.ledger import Ledger
 from radnode.testing.sink import SinkPacs
 from tests.peers import REPO, Node, free_port, until
 from tests.road import (
@@ -295,6 +299,18 @@ def at_work(node: Node, job: str) -> list[int]:
     """The processes whose folder is the job's."""
     links = [Path(f"/proc/{pid}/cwd") for pid in node.pids()]
     return [int(each.parent.name) for each in links if each.exists() and job in str(each.readlink())]
+
+
+def test_a_ledger_that_a_user_may_only_read_is_an_error_with_its_remedy(tmp_path: Path) -> None:
+    Ledger(tmp_path).migrate()
+    known = settings_module.load({"RADNODE_HOME": str(tmp_path)}, tmp_path / "no.env")
+    with (
+        pytest.raises(LedgerError, match=r"readonly.*\n.*as the node's user"),
+        look.ledger_of(known) as ledger,
+        ledger.read() as tx,
+    ):
+        tx.exec_driver_sql("PRAGMA query_only=ON")
+        pauses.pause(tx, "app", "test", "somebody")
 
 
 def test_a_user_whom_the_system_knows_no_name_of_acts_under_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from radnode.run import apps as app_finder
 from radnode.run.joblog import log_path
 from radnode.settings import Settings
 from radnode.state import unfiled as unfiled_instances
-from radnode.state.ledger import Ledger
+from radnode.state.ledger import Ledger, Unavailable
 from radnode.state.views import ATTENTION_DELIVERIES, View, Views
 
 _STYLES = {
@@ -34,7 +34,7 @@ _QUIET = ("rules", "seconds", "at", "event", "SeriesInstanceUID", "job", "delive
 
 @contextmanager
 def ledger_of(settings: Settings) -> Iterator[Ledger]:
-    """The ledger of a node that runs, or has run. Raises LedgerError where there is none."""
+    """The ledger of a node that runs, or has run. Raises LedgerError where there is none, or it cannot be used."""
     ledger = Ledger(settings.home, settings.database_url)
     if ledger.file is not None and not ledger.file.exists():
         raise LedgerError(
@@ -43,6 +43,11 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
     try:
         ledger.ready()
         yield ledger
+    except Unavailable as error:
+        raise LedgerError(
+            f"the ledger cannot be used: {error.orig}",
+            remedy="run this as the node's user; where its database is away, try again later",
+        ) from None
     finally:
         ledger.close()
 
