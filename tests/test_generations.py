@@ -239,6 +239,25 @@ def test_two_rules_that_share_a_job_share_the_next_one_too(desk: Desk, tmp_path:
     assert sorted(desk.sent()[2:]) == [("a", "waiting"), ("b", "waiting")]
 
 
+def test_a_rule_that_comes_back_to_a_job_that_another_has_kept_stands_with_it_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    def rules(threshold: int) -> tuple[str, str]:
+        bleed = "app: hyperdense, options: {threshold_hu: %d}, send_to: [%s]"
+        return f"{{name: one, {bleed % (threshold, 'a')}}}", f"{{name: two, {bleed % (60, 'b')}}}"
+
+    files = small_ct(tmp_path / "study", 1)
+    for threshold in (60, 70, 60):
+        desk.route(*rules(threshold))
+        desk.push(files[:3])
+    shared, other = desk.jobs()
+    assert (shared.superseded_by, other.superseded_by) == ("", shared.id)
+    desk.push(files[3:])
+    assert desk.jobs()[2].predecessor == shared.id
+    desk.run()
+    assert sorted(desk.sent()) == [("a", "waiting"), ("b", "waiting")]
+
+
 def test_a_rule_that_stays_with_the_earlier_result_still_gets_it(desk: Desk, tmp_path: Path) -> None:
     files = small_ct(tmp_path / "study", 1)
     desk.route("{name: one, app: test, send_to: [a]}", "{name: two, app: test, send_to: [b], late: ignore}")

@@ -272,21 +272,33 @@ def test_colour_and_frames_come_as_the_contract_says() -> None:
 @pytest.mark.parametrize("full", [0x00FF, 0xFF00], ids=["eight bits in each entry", "sixteen"])
 def test_a_palette_is_colour_in_pixels_and_in_pictures(tmp_path: Path, full: int) -> None:
     """As ultrasound and fused PET have it: the stored values alone mean nothing."""
-    (path,) = head_ct(tmp_path, slices=1, size=16, Modality="US")
+    image = coloured(tmp_path, red=[0, full], others=[0, full // 2])
+    for shown in (image.pixels(), windowed(image, 40, 80)):
+        assert (shown.shape, shown.dtype) == ((16, 16, 3), np.uint8)
+        assert shown[0, :2].tolist() == [[0, 0, 0], [255, 127, 127]]
+
+
+def test_a_dark_picture_of_a_palette_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
+    image = coloured(tmp_path, red=[0, 0x02FF, 0xFF00], others=[0, 0x00FF, 0xFF00])
+    assert image.pixels()[0, :2].tolist() == [[0, 0, 0], [2, 0, 0]]
+    image = coloured(tmp_path, red=[0, 0x00FF, 0xFF00], others=[0, 0x00FF, 0xFF00])
+    assert image.pixels().max() == 0
+
+
+def coloured(folder: Path, red: list[int], others: list[int]) -> Instance:
+    """A picture of the palette's entries 0 and 1, in turn."""
+    (path,) = head_ct(folder, slices=1, size=16, Modality="US")
     ds = pydicom.dcmread(path)
     for number, colour in enumerate(("Red", "Green", "Blue")):
-        entries = np.array([0, full if colour == "Red" else full // 2], "<u2")
-        ds.add_new(0x00281101 + number, "US", [2, 0, 16])
+        entries = np.array(red if colour == "Red" else others, "<u2")
+        ds.add_new(0x00281101 + number, "US", [len(entries), 0, 16])
         ds.add_new(0x00281201 + number, "OW", entries.tobytes())
         assert colour in ds[0x00281101 + number].keyword
     del ds.RescaleSlope, ds.RescaleIntercept
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PhotometricInterpretation = 8, 8, 7, "PALETTE COLOR"
     ds.PixelData = bytes([0, 1] * 128)
     ds.save_as(path)
-    image = read_series([path])[0].first
-    for shown in (image.pixels(), windowed(image, 40, 80)):
-        assert (shown.shape, shown.dtype) == ((16, 16, 3), np.uint8)
-        assert shown[0, :2].tolist() == [[0, 0, 0], [255, 127, 127]]
+    return read_series([path])[0].first
 
 
 @pytest.mark.parametrize("syntax", ["J2KI", "J2KR", "JLSL", "JLSN", "JPLL", "JPLY", "RLE"])

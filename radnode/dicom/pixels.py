@@ -42,12 +42,18 @@ def _decoded(instance: Instance) -> NDArray[Any]:
 
 
 def _coloured(instance: Instance, indices: NDArray[Any]) -> NDArray[np.uint8]:
-    """Through the palette (PS3.3 C.7.6.3.1.5), whose entries have 8 bits or 16."""
+    """Through the palette (PS3.3 C.7.6.3.1.5), whose entries have 8 bits or 16.
+
+    Some fill only the lower half of 16: that shows in the palette as a whole, not in a picture, which may be dark.
+    """
     try:
-        rgb: NDArray[Any] = apply_color_lut(indices, pydicom.dcmread(instance.path, stop_before_pixels=True))[..., :3]
+        header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        count, first, _ = header.RedPaletteColorLookupTableDescriptor
+        palette = apply_color_lut(np.arange(first, first + (count or 1 << 16)), header)[..., :3]
+        rgb: NDArray[Any] = apply_color_lut(indices, header)[..., :3]
     except Exception as error:
         raise _unreadable(instance, error) from error
-    return rgb.astype(np.uint8) if rgb.max(initial=0) <= _BYTE else (rgb >> 8).astype(np.uint8)
+    return rgb.astype(np.uint8) if palette.max() <= _BYTE else (rgb >> 8).astype(np.uint8)
 
 
 _BYTE = 0xFF

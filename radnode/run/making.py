@@ -180,9 +180,11 @@ def _forward(tx: Transaction, new: jobs.NewJob, chosen: Sequence[Filed]) -> None
 def _former(tx: Transaction, match: Match) -> Sequence[Record]:
     """The jobs before, of the rule or, where it was renamed, of its former self: a trial takes nothing over."""
     place, rule = (match.study_id, match.series_id, match.rule.name), match.rule
-    if rule.app and not rule.shadow:
-        generations.take_over(tx, *place, rule.app, {each.name for each in match.routing.rules})
-    return generations.standing(tx, *place)
+    found = generations.standing(tx, *place)
+    if found or not rule.app or rule.shadow:
+        return found
+    taken = generations.take_over(tx, *place, rule.app, {each.name for each in match.routing.rules})
+    return generations.standing(tx, *place) if taken else found
 
 
 def _inputs(tx: Transaction, match: Match, former: Sequence[Record]) -> Match:

@@ -32,23 +32,23 @@ def standing(tx: Connection, study_id: int, series_id: int | None, rule: str) ->
 
 def take_over(
     tx: Connection, study_id: int, series_id: int | None, rule: str, app: str, rules: Collection[str]
-) -> None:
-    """A rule that has no job here yet gets those of a rule with its app that there is no more: it was renamed.
+) -> bool:
+    """A rule for which no job stands here gets those of a rule with its app that there is no more: it was renamed.
 
     Args:
         rules: the names of all there are. Where several are gone nobody can tell which one it was.
     """
-    take_turns(tx, "jobs")
     here = and_(_asked.study_id == study_id, _asked.series_id.is_not_distinct_from(series_id))
     query = select(schema.job, _asked.rule.label("was")).join(schema.asked, _asked.job_id == _job.id)
-    asked = tx.execute(query.where(here, _asked.superseded_by == "")).all()
-    left = [each for each in asked if each.app == app and each.was not in rules]
-    if len({each.was for each in left}) != 1 or any(each.was == rule for each in asked):
-        return
+    asked = tx.execute(query.where(here, _asked.superseded_by == "", _job.app == app)).all()
+    left = [each for each in asked if each.was not in rules]
+    if len({each.was for each in left}) != 1:
+        return False
     for each in left:
         mine = and_(_asked.job_id == each.id, _asked.rule == each.was)
         tx.execute(update(schema.asked).where(mine).values(rule=rule))
         jobs.noted(tx, each, "taken over", rule=rule, was=each.was)
+    return True
 
 
 def same_work(tx: Connection, new: NewJob) -> Row[Any] | None:

@@ -153,13 +153,13 @@ def join(tx: Connection, new: NewJob) -> None:
 
 
 def ask(tx: Connection, new: NewJob) -> bool:
-    """Remembers that the rule wants the job; False where it did already."""
+    """Remembers that the rule wants the job, also where it had left it; False where it did already."""
     row = {"job_id": new.id, "rule": new.rule, "study_id": new.study_id, "series_id": new.series_id}
     send_to = [] if new.shadow else list(new.send_to)
     if tx.execute(insert_new(tx, schema.asked), {**row, "send_to": send_to}).rowcount == 1:
         return True
     mine = and_(schema.asked.c.job_id == new.id, schema.asked.c.rule == new.rule)
-    tx.execute(update(schema.asked).where(mine).values(send_to=send_to))
+    tx.execute(update(schema.asked).where(mine).values(send_to=send_to, superseded_by=""))
     return False
 
 
